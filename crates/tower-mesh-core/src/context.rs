@@ -1,0 +1,304 @@
+//! What belongs to one call, whatever its request type, lent for the length of each poll.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::handle::EndpointHandle;
+
+/// What the layers of one call tell each other.
+///
+/// The outer layer owns it and [`lend`](CallContext::lend)s it, in a thread-local, while it polls its inner service; inner layers read and
+/// write it through [`CallContext::with`]. So it passes through layers that know nothing of it, needs nothing of the request, and costs
+/// no allocation. A layer that moves the call to another task (tower's `Buffer`) loses it: the call then goes on without
+/// exclusion of endpoints already tried, and each layer reads its own clock.
+///
+/// ```
+/// use tower_mesh_core::CallContext;
+/// let mut call = CallContext::new().with_hash_key(7);
+/// call.lend(|| {
+///     assert_eq!(CallContext::with(|call| call.hash_key()), Some(Some(7)));
+/// });
+/// assert!(CallContext::with(|_| ()).is_none(), "nothing is lent outside");
+/// ```
+#[derive(Debug, Default)]
+pub struct CallContext {
+    started: Option<Instant>,
+    ended: Option<Instant>,
+    deadline: Option<Instant>,
+    deadline_kept: bool,
+    drop_reason: Option<DropReason>,
+    hash_key: Option<u64>,
+    operation: Option<Arc<str>>,
+    tried: Tried,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<CallContext>> = const { RefCell::new(None) };
+}
+
+impl CallContext {
+    /// A context of which nothing is known yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A context for a part of the call whose context is lent now: its deadline, operation and hash key are taken over, and so is the
+    /// clock reading. Without one, a new one.
+    pub fn inherit() -> Self {
+        Self::with(|call| Self {
+            started: call.started,
+            deadline: call.deadline,
+            hash_key: call.hash_key,
+            operation: call.operation.clone(),
+            ..Self::default()
+        })
+        .unwrap_or_default()
+    }
+
+    /// Gives the operation its name, for policies and reports.
+    pub fn with_operation(mut self, operation: impl Into<Arc<str>>) -> Self {
+        self.operation = Some(operation.into());
+        self
+    }
+
+    /// Sets what consistent hashing goes by.
+    pub fn with_hash_key(mut self, key: u64) -> Self {
+        self.hash_key = Some(key);
+        self
+    }
+
+    /// Sets when the whole call must have ended; an earlier deadline stays.
+    pub fn with_deadline(mut self, deadline: Instant) -> Self {
+        self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
+        self
+    }
+
+    /// Runs `f` while this context is lent to everything `f` calls on this thread.
+    pub fn lend<R>(&mut self, f: impl FnOnce() -> R) -> R {
+        /// Takes the context back even if `f` panics.
+        struct Lent<'a> {
+            owner: &'a mut CallContext,
+            outer: Option<CallContext>,
+        }
+        impl Drop for Lent<'_> {
+            fn drop(&mut self) {
+                let back = swap(self.outer.take());
+                if let Some(back) = back {
+                    *self.owner = back;
+                }
+            }
+        }
+        fn swap(next: Option<CallContext>) -> Option<CallContext> {
+            // Fails only while the thread is being torn down: then nothing is lent.
+            CURRENT.try_with(|current| current.replace(next)).ok().flatten()
+        }
+        let outer = swap(Some(std::mem::take(self)));
+        let _lent = Lent { owner: self, outer };
+        f()
+    }
+
+    /// Drops `part` while telling its guards why.
+    pub fn drop_for<T>(&mut self, reason: DropReason, part: T) {
+        let before = self.drop_reason.replace(reason);
+        self.lend(|| drop(part));
+        self.drop_reason = before;
+    }
+
+    /// Reads or writes the context lent now; none if nothing is.
+    ///
+    /// `f` must not call anything that lends or reads a context; it is for a few field accesses.
+    #[inline]
+    pub fn with<R>(f: impl FnOnce(&mut CallContext) -> R) -> Option<R> {
+        CURRENT
+            .try_with(|current| {
+                current
+                    .try_borrow_mut()
+                    .ok()
+                    .and_then(|mut call| call.as_mut().map(f))
+            })
+            .ok()
+            .flatten()
+    }
+
+    /// Why the call part being dropped right now is dropped: [`DropReason::CallerGone`] unless somebody lends another reason.
+    pub fn current_drop_reason() -> DropReason {
+        Self::with(|call| call.drop_reason)
+            .flatten()
+            .unwrap_or(DropReason::CallerGone)
+    }
+
+    /// When the attempt under way started: the reading in the context lent now, which `clock` supplies if it has none. One clock
+    /// reading so serves every layer of an attempt.
+    #[inline]
+    pub fn attempt_started(clock: impl FnOnce() -> Instant) -> Instant {
+        let mut clock = Some(clock);
+        let mut read = || clock.take().expect("asked once")();
+        match Self::with(|call| *call.started.get_or_insert_with(&mut read)) {
+            Some(at) => at,
+            None => read(),
+        }
+    }
+
+    /// When the attempt under way ended: as [`attempt_started`](Self::attempt_started), for the reading at its end.
+    #[inline]
+    pub fn attempt_ended(clock: impl FnOnce() -> Instant) -> Instant {
+        let mut clock = Some(clock);
+        let mut read = || clock.take().expect("asked once")();
+        match Self::with(|call| *call.ended.get_or_insert_with(&mut read)) {
+            Some(at) => at,
+            None => read(),
+        }
+    }
+
+    /// Begins another attempt: the clock readings of the last one are void, the endpoints tried stay.
+    pub fn next_attempt(&mut self) {
+        self.started = None;
+        self.ended = None;
+    }
+
+    /// The clock reading at the start of the attempt, if anybody took one.
+    pub fn started(&self) -> Option<Instant> {
+        self.started
+    }
+
+    /// The clock reading at the end of the attempt, if anybody took one.
+    pub fn ended(&self) -> Option<Instant> {
+        self.ended
+    }
+
+    /// When the whole call must have ended, if there is a bound.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// The time left at `now`, if there is a bound; zero once it has passed.
+    pub fn remaining(&self, now: Instant) -> Option<Duration> {
+        self.deadline
+            .map(|deadline| deadline.saturating_duration_since(now))
+    }
+
+    /// Tells the owner of the deadline that an inner layer will end the call by then, so that one timer serves both.
+    pub fn keep_deadline(&mut self) {
+        self.deadline_kept = true;
+    }
+
+    /// Whether an inner layer said it will.
+    pub fn is_deadline_kept(&self) -> bool {
+        self.deadline_kept
+    }
+
+    /// The operation's name, if it was given.
+    pub fn operation(&self) -> Option<&str> {
+        self.operation.as_deref()
+    }
+
+    /// What consistent hashing goes by, if it was given.
+    pub fn hash_key(&self) -> Option<u64> {
+        self.hash_key
+    }
+
+    /// Remembers that this call has been sent to `endpoint`, so that another attempt goes elsewhere.
+    #[inline]
+    pub fn add_tried(&mut self, endpoint: &EndpointHandle) {
+        self.tried.add(endpoint.key());
+    }
+
+    /// Whether this call has been sent to `endpoint`.
+    #[inline]
+    pub fn has_tried(&self, endpoint: &EndpointHandle) -> bool {
+        self.tried.as_slice().contains(&endpoint.key())
+    }
+
+    /// The [keys](EndpointHandle::key) of the endpoints tried, oldest first; the last [`CallContext::MAX_TRIED`] of them.
+    pub fn tried(&self) -> &[u64] {
+        self.tried.as_slice()
+    }
+
+    /// How many endpoints one call remembers.
+    pub const MAX_TRIED: usize = 7;
+}
+
+/// Why a part of a call is dropped before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DropReason {
+    /// Whoever asked is no longer waiting.
+    CallerGone,
+    /// It took longer than one attempt may.
+    AttemptTimeout,
+    /// The whole call ran out of time.
+    DeadlineExceeded,
+    /// Another attempt of the same call won.
+    HedgeLost,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Tried {
+    keys: [u64; CallContext::MAX_TRIED],
+    len: u8,
+}
+
+impl Tried {
+    fn add(&mut self, key: u64) {
+        if usize::from(self.len) == self.keys.len() {
+            self.keys.rotate_left(1);
+            self.keys[CallContext::MAX_TRIED - 1] = key;
+        } else {
+            self.keys[usize::from(self.len)] = key;
+            self.len += 1;
+        }
+    }
+
+    fn as_slice(&self) -> &[u64] {
+        &self.keys[..usize::from(self.len)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scopes_nest_and_what_inner_layers_write_flows_back() {
+        let mut outer = CallContext::new().with_hash_key(1);
+        let mut inner = CallContext::new().with_hash_key(2);
+        outer.lend(|| {
+            inner.lend(|| CallContext::with(CallContext::keep_deadline));
+            assert_eq!(CallContext::with(|call| call.hash_key()), Some(Some(1)));
+        });
+        assert!(inner.is_deadline_kept() && !outer.is_deadline_kept());
+        assert_eq!((outer.hash_key(), inner.hash_key()), (Some(1), Some(2)));
+    }
+
+    #[test]
+    fn a_panic_inside_gives_the_context_back() {
+        let mut call = CallContext::new().with_hash_key(1);
+        let lent = std::panic::AssertUnwindSafe(|| call.lend(|| panic!("inner")));
+        assert!(std::panic::catch_unwind(lent).is_err());
+        assert_eq!(call.hash_key(), Some(1));
+        assert!(CallContext::with(|_| ()).is_none());
+    }
+
+    #[test]
+    fn guards_learn_why_they_are_dropped() {
+        struct Tell<'a>(&'a mut Option<DropReason>);
+        impl Drop for Tell<'_> {
+            fn drop(&mut self) {
+                *self.0 = Some(CallContext::current_drop_reason());
+            }
+        }
+        let mut seen = None;
+        drop(Tell(&mut seen));
+        assert_eq!(seen, Some(DropReason::CallerGone));
+        CallContext::new().drop_for(DropReason::AttemptTimeout, Tell(&mut seen));
+        assert_eq!(seen, Some(DropReason::AttemptTimeout));
+    }
+
+    #[test]
+    fn the_oldest_pick_is_forgotten_first() {
+        let mut tried = Tried::default();
+        (1..=9).for_each(|key| tried.add(key));
+        assert_eq!(tried.as_slice(), [3, 4, 5, 6, 7, 8, 9]);
+    }
+}

@@ -1,0 +1,430 @@
+//! The one shared record of a live endpoint.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::availability::{Availability, Reason};
+use crate::classify::Outcome;
+use crate::endpoint::{Endpoint, EndpointId};
+use crate::ewma::{self, PeakEwma};
+
+/// What is known of one live endpoint, shared by every layer and every caller; cheap to clone.
+///
+/// It holds the attributes that discovery announced, the [`Availability`] word in which each layer sets and clears its own
+/// [`Reason`], the count of calls by outcome, and a peak-sensitive latency estimate. Health and breaker speak to the balancer through
+/// it without knowing the balancer, so foreign layers may stand in between.
+///
+/// Nothing here waits: reads and writes on the call path are single atomic operations on one cache line.
+#[derive(Clone)]
+pub struct EndpointHandle(Arc<Record>);
+
+struct Record {
+    hot: Hot,
+    trial: Trial,
+    key: u64,
+    origin: Instant,
+    id: EndpointId,
+    endpoint: Mutex<Arc<Endpoint>>,
+}
+
+/// All that a pick reads and a call writes, in one cache line.
+#[repr(align(64))]
+#[derive(Default)]
+struct Hot {
+    /// Low half: the availability bits. High half: the latency epoch, which tells late samples from current ones.
+    word: AtomicU32,
+    weight: AtomicU32,
+    started: AtomicU64,
+    succeeded: AtomicU64,
+    failed: AtomicU64,
+    ignored: AtomicU64,
+    abandoned: AtomicU64,
+    latency: PeakEwma,
+}
+
+const EPOCH: u32 = 1 << 16;
+const BITS: u32 = EPOCH - 1;
+
+/// When a blocked endpoint may be tried again, in nanoseconds since the record's origin. Read only while it is blocked.
+struct Trial {
+    recheck_at: AtomicU64,
+    /// Probes that began before this do not shorten the wait. `u64::MAX`: no probe does.
+    hints_after: AtomicU64,
+}
+
+impl EndpointHandle {
+    /// A record for `endpoint`, fully available and without history. Times are measured from `now`.
+    pub fn new(endpoint: Endpoint, now: Instant) -> Self {
+        static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
+        let hot = Hot {
+            weight: AtomicU32::new(endpoint.weight().get()),
+            ..Hot::default()
+        };
+        Self(Arc::new(Record {
+            hot,
+            trial: Trial {
+                recheck_at: AtomicU64::new(u64::MAX),
+                hints_after: AtomicU64::new(u64::MAX),
+            },
+            key: NEXT_KEY.fetch_add(1, Ordering::Relaxed),
+            origin: now,
+            id: endpoint.id().clone(),
+            endpoint: Mutex::new(Arc::new(endpoint)),
+        }))
+    }
+
+    /// Its identity.
+    pub fn id(&self) -> &EndpointId {
+        &self.0.id
+    }
+
+    /// A number no other record of this process has: what [`CallContext`](crate::CallContext) remembers of a pick.
+    pub fn key(&self) -> u64 {
+        self.0.key
+    }
+
+    /// Its attributes as last announced.
+    pub fn endpoint(&self) -> Arc<Endpoint> {
+        self.0
+            .endpoint
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Takes new attributes for the same identity; everything learned stays. The id of `endpoint` is not looked at.
+    pub fn update(&self, endpoint: Endpoint) {
+        self.0
+            .hot
+            .weight
+            .store(endpoint.weight().get(), Ordering::Relaxed);
+        *self.0.endpoint.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(endpoint);
+    }
+
+    /// The reasons that hold now. Reading changes nothing.
+    #[inline]
+    pub fn availability(&self) -> Availability {
+        Availability::from_bits((self.0.hot.word.load(Ordering::Acquire) & BITS) as u16)
+    }
+
+    /// Sets `reason`; whether that changed anything.
+    pub fn set(&self, reason: Reason) -> bool {
+        let bit = u32::from(Availability::from_iter([reason]).bits());
+        self.0.hot.word.fetch_or(bit, Ordering::AcqRel) & bit == 0
+    }
+
+    /// Clears `reason`; whether that changed anything.
+    pub fn clear(&self, reason: Reason) -> bool {
+        let bit = u32::from(Availability::from_iter([reason]).bits());
+        self.0.hot.word.fetch_and(!bit, Ordering::AcqRel) & bit != 0
+    }
+
+    /// Whether an ordinary pick may take it at `now`: nothing blocks it, or only an open circuit does whose wait is over, so that a
+    /// trial call is wanted.
+    #[inline]
+    pub fn is_pickable(&self, now: Instant) -> bool {
+        let available = self.availability();
+        !available.is_blocked() || self.wants_trial(available, now)
+    }
+
+    #[cold]
+    fn wants_trial(&self, available: Availability, now: Instant) -> bool {
+        available.contains(Reason::CircuitOpen)
+            && !available.without(Reason::CircuitOpen).is_blocked()
+            && self.recheck_due(now)
+    }
+
+    /// Opens the circuit: sets [`Reason::CircuitOpen`] until a trial call is wanted at `recheck_at`.
+    ///
+    /// `believe_probes`: whether an active probe that begins after `now` and passes brings the trial forward, by
+    /// [`hint_recovery`](Self::hint_recovery).
+    pub fn open_circuit(&self, now: Instant, recheck_at: Option<Instant>, believe_probes: bool) {
+        let trial = &self.0.trial;
+        let hints_after = if believe_probes {
+            self.since_origin(now)
+        } else {
+            u64::MAX
+        };
+        trial.hints_after.store(hints_after, Ordering::Relaxed);
+        trial.recheck_at.store(
+            recheck_at.map_or(u64::MAX, |at| self.since_origin(at)),
+            Ordering::Relaxed,
+        );
+        self.clear(Reason::CircuitHalfOpen);
+        self.set(Reason::CircuitOpen);
+    }
+
+    /// Whether the wait that [`open_circuit`](Self::open_circuit) set is over.
+    pub fn recheck_due(&self, now: Instant) -> bool {
+        self.since_origin(now) >= self.0.trial.recheck_at.load(Ordering::Relaxed)
+    }
+
+    /// When a trial call is wanted, if the circuit is waiting for a time at all.
+    pub fn recheck_at(&self) -> Option<Instant> {
+        let at = self.0.trial.recheck_at.load(Ordering::Relaxed);
+        (at != u64::MAX).then(|| self.0.origin + Duration::from_nanos(at))
+    }
+
+    /// Tells that an active probe which began at `began` has passed: an open circuit that believes probes wants a trial call at once.
+    /// Whether it brought anything forward.
+    pub fn hint_recovery(&self, began: Instant) -> bool {
+        let began = self.since_origin(began);
+        let trial = &self.0.trial;
+        if began <= trial.hints_after.load(Ordering::Relaxed) {
+            return false;
+        }
+        trial.recheck_at.fetch_min(began, Ordering::Relaxed) > began
+    }
+
+    /// Lets trial calls in: [`Reason::CircuitOpen`] becomes [`Reason::CircuitHalfOpen`], and the latency learned while
+    /// things were bad is forgotten, or nothing would be sent to find out that they are good again.
+    pub fn half_open_circuit(&self) {
+        self.forget_latency();
+        self.set(Reason::CircuitHalfOpen);
+        self.clear(Reason::CircuitOpen);
+    }
+
+    /// Closes the circuit: neither [`Reason::CircuitOpen`] nor [`Reason::CircuitHalfOpen`].
+    pub fn close_circuit(&self) {
+        self.0.trial.hints_after.store(u64::MAX, Ordering::Relaxed);
+        self.clear(Reason::CircuitHalfOpen);
+        self.clear(Reason::CircuitOpen);
+    }
+
+    /// Counts a call in. Every call counted in is counted out once, by [`finished`](Self::finished).
+    #[inline]
+    pub fn started(&self) {
+        self.0.hot.started.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a call out, by how it ended.
+    #[inline]
+    pub fn finished(&self, end: CallEnd) {
+        let hot = &self.0.hot;
+        let counter = match end {
+            CallEnd::Answered(Outcome::Success | Outcome::Undecided) => &hot.succeeded,
+            CallEnd::Answered(Outcome::Failure(_)) => &hot.failed,
+            CallEnd::Answered(Outcome::Ignored | Outcome::Refused) => &hot.ignored,
+            CallEnd::Abandoned => &hot.abandoned,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The calls counted so far.
+    pub fn counts(&self) -> CallCounts {
+        let hot = &self.0.hot;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        // Ends first: a call that starts and ends in between is then at worst still in flight, never negative.
+        let (succeeded, failed) = (read(&hot.succeeded), read(&hot.failed));
+        let (ignored, abandoned) = (read(&hot.ignored), read(&hot.abandoned));
+        CallCounts {
+            started: read(&hot.started),
+            succeeded,
+            failed,
+            ignored,
+            abandoned,
+        }
+    }
+
+    /// The latency epoch, to be given back with the sample of a call that starts now.
+    #[inline]
+    pub fn latency_epoch(&self) -> LatencyEpoch {
+        LatencyEpoch((self.0.hot.word.load(Ordering::Relaxed) / EPOCH) as u16)
+    }
+
+    /// Takes in a latency sample of a call that started in `epoch`. A sample from before the last
+    /// [`forget_latency`](Self::forget_latency) is late news and ignored.
+    #[inline]
+    pub fn observe_latency(&self, epoch: LatencyEpoch, now: Instant, latency: Duration, tau: Duration) {
+        if epoch == self.latency_epoch() {
+            let now = self.since_origin(now);
+            self.0
+                .hot
+                .latency
+                .observe(now, nanos(latency) as f64, nanos(tau) as f64);
+        }
+    }
+
+    /// Forgets the latency learned so far: the next call is a first call again.
+    pub fn forget_latency(&self) {
+        self.0.hot.word.fetch_add(EPOCH, Ordering::AcqRel);
+        self.0.hot.latency.forget();
+    }
+
+    /// The latency estimate at `now`, decayed with `tau` since the last sample; none without history.
+    pub fn latency(&self, now: Instant, tau: Duration) -> Option<Duration> {
+        let cost = self.0.hot.latency.get(self.since_origin(now), nanos(tau) as f64);
+        (cost > 0.0).then(|| Duration::from_nanos(cost as u64))
+    }
+
+    /// How loaded it looks at `now`: latency estimate times calls in flight, over its weight. Lower is better; no unit.
+    #[inline]
+    pub fn load(&self, now: Instant, tau: Duration) -> f64 {
+        let hot = &self.0.hot;
+        let cost = hot.latency.get(self.since_origin(now), nanos(tau) as f64);
+        let load = ewma::load(cost, self.counts().in_flight());
+        match hot.weight.load(Ordering::Relaxed) {
+            1 => load,
+            weight => load / f64::from(weight),
+        }
+    }
+
+    #[inline]
+    fn since_origin(&self, at: Instant) -> u64 {
+        nanos(at.saturating_duration_since(self.0.origin))
+    }
+}
+
+/// Nanoseconds in 64 bits: 584 years, then it stays at the end.
+#[inline]
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    duration
+        .as_secs()
+        .saturating_mul(1_000_000_000)
+        .saturating_add(u64::from(duration.subsec_nanos()))
+}
+
+impl fmt::Debug for EndpointHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EndpointHandle")
+            .field("id", self.id())
+            .field("availability", &self.availability())
+            .field("counts", &self.counts())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Which stretch of an endpoint's history a latency sample belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LatencyEpoch(u16);
+
+/// How a call that was counted in is counted out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallEnd {
+    /// It ended with this outcome.
+    Answered(Outcome),
+    /// It was dropped before its end.
+    Abandoned,
+}
+
+/// Calls of one endpoint since it appeared. At rest, `started` is the sum of the other four.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct CallCounts {
+    /// Sent, or about to be.
+    pub started: u64,
+    /// Ended well.
+    pub succeeded: u64,
+    /// Ended badly.
+    pub failed: u64,
+    /// Ended without saying anything of the endpoint.
+    pub ignored: u64,
+    /// Dropped before the end: a timeout of ours, a lost hedge, a caller gone.
+    pub abandoned: u64,
+}
+
+impl CallCounts {
+    /// Calls not yet ended.
+    #[inline]
+    pub fn in_flight(&self) -> u64 {
+        self.started
+            .saturating_sub(self.succeeded + self.failed + self.ignored + self.abandoned)
+    }
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the origin of the record's times is an argument; tests need some instant"
+)]
+mod tests {
+    use super::*;
+    use crate::classify::Origin;
+
+    const TAU: Duration = Duration::from_secs(10);
+
+    fn handle() -> (EndpointHandle, Instant) {
+        let now = Instant::now();
+        (EndpointHandle::new("a:1".parse().unwrap(), now), now)
+    }
+
+    #[test]
+    fn each_layer_owns_its_own_reason() {
+        let (handle, _) = handle();
+        assert!(handle.set(Reason::ProbeDown) && !handle.set(Reason::ProbeDown));
+        handle.set(Reason::CircuitOpen);
+        assert!(handle.clear(Reason::ProbeDown));
+        assert_eq!(handle.availability(), [Reason::CircuitOpen].into_iter().collect());
+    }
+
+    #[test]
+    fn an_open_circuit_wants_a_trial_when_its_wait_is_over_unless_something_else_blocks() {
+        let (handle, now) = handle();
+        let due = now + Duration::from_secs(5);
+        handle.open_circuit(now, Some(due), true);
+        assert!(!handle.is_pickable(now) && handle.is_pickable(due));
+        handle.set(Reason::ProbeDown);
+        assert!(!handle.is_pickable(due));
+        handle.clear(Reason::ProbeDown);
+        handle.half_open_circuit();
+        assert!(handle.is_pickable(now));
+    }
+
+    #[test]
+    fn only_a_probe_that_began_after_the_trip_brings_the_trial_forward() {
+        let (handle, now) = handle();
+        let second = Duration::from_secs(1);
+        handle.open_circuit(now + second, Some(now + 60 * second), true);
+        assert!(!handle.hint_recovery(now));
+        assert!(!handle.is_pickable(now + 2 * second));
+        assert!(handle.hint_recovery(now + 2 * second));
+        assert!(handle.is_pickable(now + 2 * second));
+        handle.open_circuit(now + second, Some(now + 60 * second), false);
+        assert!(
+            !handle.hint_recovery(now + 3 * second),
+            "a circuit that stopped believing probes waits for its time"
+        );
+        handle.open_circuit(now, None, true);
+        assert!(
+            !handle.is_pickable(now + 1000 * second),
+            "forced open: no time is set"
+        );
+    }
+
+    #[test]
+    fn counts_balance_and_late_latency_is_ignored() {
+        let (handle, now) = handle();
+        handle.started();
+        handle.started();
+        let old = handle.latency_epoch();
+        handle.finished(CallEnd::Answered(Outcome::Failure(Origin::Remote)));
+        handle.observe_latency(old, now, Duration::from_secs(5), TAU);
+        assert!(handle.load(now, TAU) > 0.0);
+        handle.forget_latency();
+        handle.finished(CallEnd::Abandoned);
+        handle.observe_latency(old, now, Duration::from_secs(5), TAU);
+        assert_eq!(handle.latency(now, TAU), None);
+        let counts = handle.counts();
+        assert_eq!(
+            (
+                counts.started,
+                counts.failed,
+                counts.abandoned,
+                counts.in_flight()
+            ),
+            (2, 1, 1, 0)
+        );
+    }
+
+    #[test]
+    fn weight_shares_the_load_and_an_update_keeps_what_was_learned() {
+        let (handle, now) = handle();
+        handle.observe_latency(handle.latency_epoch(), now, Duration::from_millis(4), TAU);
+        let before = handle.load(now, TAU);
+        let weight = std::num::NonZeroU32::new(4).unwrap();
+        handle.update(handle.endpoint().as_ref().clone().with_weight(weight));
+        assert_eq!(handle.load(now, TAU), before / 4.0);
+    }
+}

@@ -1,0 +1,32 @@
+#![doc = include_str!("../README.md")]
+
+mod availability;
+pub mod backoff;
+mod bind;
+pub mod classify;
+mod context;
+mod endpoint;
+pub mod error;
+pub mod ewma;
+mod handle;
+mod live;
+mod name;
+pub mod probe;
+mod ratio;
+pub mod replay;
+mod resolve;
+pub mod window;
+
+pub use availability::{Availability, Reason};
+pub use bind::{Bind, SameClient};
+pub use classify::Classify;
+pub use context::{CallContext, DropReason};
+pub use endpoint::{Endpoint, EndpointId, InvalidEndpoint};
+pub use error::BoxError;
+pub use handle::{CallCounts, CallEnd, EndpointHandle, LatencyEpoch};
+pub use live::{Live, LiveReader};
+pub use name::{InvalidName, ServiceName};
+pub use probe::Probe;
+pub use ratio::{InvalidRatio, Ratio};
+pub use replay::Replay;
+pub use resolve::{Resolve, ResolveError, Update};

@@ -1,0 +1,364 @@
+//! Counting the outcomes of the recent past, over the last so many calls or the last so much time.
+//!
+//! Both kinds truly slide and are shared by all threads without a lock. Integer counts in a ring, not a decaying average: in a
+//! tight burst an average gives each sample almost no weight, so the burst stays unseen.
+
+use std::sync::atomic::{
+    AtomicU8, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
+use std::time::{Duration, Instant};
+
+use crate::handle::nanos;
+use crate::ratio::Ratio;
+
+/// One recorded call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sample {
+    /// It failed.
+    pub failed: bool,
+    /// It was slow, whether or not it failed.
+    pub slow: bool,
+}
+
+/// What a window holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WindowCounts {
+    /// Calls.
+    pub total: u64,
+    /// Failed calls.
+    pub failed: u64,
+    /// Slow calls.
+    pub slow: u64,
+}
+
+impl WindowCounts {
+    /// Whether failures make up at least `threshold` of at least `min_calls` calls. An empty window never does.
+    pub fn failure_rate_reached(&self, threshold: Ratio, min_calls: u64) -> bool {
+        self.total >= min_calls && threshold.is_reached_by(self.failed, self.total)
+    }
+
+    /// Whether slow calls make up at least `threshold` of at least `min_calls` calls. An empty window never does.
+    pub fn slow_rate_reached(&self, threshold: Ratio, min_calls: u64) -> bool {
+        self.total >= min_calls && threshold.is_reached_by(self.slow, self.total)
+    }
+}
+
+/// A window over calls or over time.
+#[derive(Debug)]
+pub enum Window {
+    /// Over the last so many calls.
+    Count(CountWindow),
+    /// Over the last so much time.
+    Time(TimeWindow),
+}
+
+impl Window {
+    /// Takes in one call that ended at `now`.
+    #[inline]
+    pub fn record(&self, now: Instant, sample: Sample) {
+        match self {
+            Self::Count(window) => window.record(sample),
+            Self::Time(window) => window.record(now, sample),
+        }
+    }
+
+    /// What it holds at `now`. Reading changes nothing.
+    pub fn counts(&self, now: Instant) -> WindowCounts {
+        match self {
+            Self::Count(window) => window.counts(),
+            Self::Time(window) => window.counts(now),
+        }
+    }
+
+    /// Whether it may hold a failed or slow call at `now`. `false` is certain; it costs one or two loads.
+    #[inline]
+    pub fn may_hold_bad(&self, now: Instant) -> bool {
+        match self {
+            Self::Count(window) => window.bad.load(Relaxed) != 0,
+            Self::Time(window) => window.may_hold_bad(now),
+        }
+    }
+
+    /// Empties it.
+    pub fn clear(&self) {
+        match self {
+            Self::Count(window) => window.clear(),
+            Self::Time(window) => window.clear(),
+        }
+    }
+}
+
+/// The last `size` calls, each of which pushes the oldest out.
+#[derive(Debug)]
+pub struct CountWindow {
+    slots: Box<[AtomicU8]>,
+    next: AtomicU64,
+    /// Failed calls in the low half, slow ones in the high half.
+    bad: AtomicU64,
+}
+
+impl CountWindow {
+    const FAILED: u8 = 1;
+    const SLOW: u8 = 2;
+
+    /// A window over the last `size` calls; 0 is taken as 1.
+    pub fn new(size: u32) -> Self {
+        let slots = (0..size.max(1)).map(|_| AtomicU8::new(0)).collect();
+        Self {
+            slots,
+            next: AtomicU64::new(0),
+            bad: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes in one call.
+    #[inline]
+    pub fn record(&self, sample: Sample) {
+        let new = (u8::from(sample.failed) * Self::FAILED) | (u8::from(sample.slow) * Self::SLOW);
+        let position = self.next.fetch_add(1, AcqRel) % self.slots.len() as u64;
+        let old = self.slots[position as usize].swap(new, AcqRel);
+        if old != new {
+            // Both halves change in one wrapping addition: each stays within 0..=size once all writers are through.
+            self.bad
+                .fetch_add(Self::packed(new).wrapping_sub(Self::packed(old)), AcqRel);
+        }
+    }
+
+    fn packed(slot: u8) -> u64 {
+        u64::from(slot & Self::FAILED) | u64::from((slot & Self::SLOW) / Self::SLOW) << 32
+    }
+
+    /// What it holds.
+    pub fn counts(&self) -> WindowCounts {
+        let bad = self.bad.load(Acquire);
+        let total = self.next.load(Acquire).min(self.slots.len() as u64);
+        WindowCounts {
+            total,
+            failed: (bad & u64::from(u32::MAX)).min(total),
+            slow: (bad >> 32).min(total),
+        }
+    }
+
+    fn clear(&self) {
+        // Slot by slot through the same exchange as recording, so that the sums stay those of the slots.
+        for slot in &self.slots {
+            let old = slot.swap(0, AcqRel);
+            self.bad.fetch_sub(Self::packed(old), AcqRel);
+        }
+        self.next.store(0, Release);
+    }
+}
+
+/// The calls of the last `window`, in buckets of equal width; a bucket leaves as a whole.
+#[derive(Debug)]
+pub struct TimeWindow {
+    origin: Instant,
+    width_ns: u64,
+    buckets: Box<[Bucket]>,
+    /// The number of the newest bucket; [`BUSY`] is set while somebody clears the way for a newer one.
+    newest: AtomicU64,
+    /// One more than the number of the newest bucket that saw a bad call; 0 for none.
+    last_bad: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Bucket {
+    /// Calls in the low half, failed ones in the high half: the usual call is one addition.
+    calls: AtomicU64,
+    slow: AtomicU64,
+}
+
+const BUSY: u64 = 1 << 63;
+
+impl TimeWindow {
+    /// A window of `window` in `buckets` buckets (0 is taken as 1), each at least 1 ms wide, aligned to `origin`.
+    pub fn new(window: Duration, buckets: u32, origin: Instant) -> Self {
+        let buckets = buckets.max(1);
+        Self {
+            origin,
+            width_ns: (nanos(window) / u64::from(buckets)).max(1_000_000),
+            buckets: (0..buckets).map(|_| Bucket::default()).collect(),
+            newest: AtomicU64::new(0),
+            last_bad: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes in one call that ended at `now`.
+    #[inline]
+    pub fn record(&self, now: Instant, sample: Sample) {
+        let number = self.advance(self.number_at(now));
+        let bucket = &self.buckets[(number % self.buckets.len() as u64) as usize];
+        bucket
+            .calls
+            .fetch_add(1 | u64::from(sample.failed) << 32, Relaxed);
+        if sample.slow {
+            bucket.slow.fetch_add(1, Relaxed);
+        }
+        if sample.failed || sample.slow {
+            self.last_bad.fetch_max(number + 1, Relaxed);
+        }
+    }
+
+    /// What it holds at `now`.
+    pub fn counts(&self, now: Instant) -> WindowCounts {
+        let newest = self.newest.load(Acquire) & !BUSY;
+        let last = self.number_at(now).max(newest);
+        let first = (last + 1).saturating_sub(self.buckets.len() as u64);
+        let mut counts = WindowCounts::default();
+        for number in first..=newest {
+            let bucket = &self.buckets[(number % self.buckets.len() as u64) as usize];
+            let calls = bucket.calls.load(Relaxed);
+            counts.total += calls & u64::from(u32::MAX);
+            counts.failed += calls >> 32;
+            counts.slow += bucket.slow.load(Relaxed);
+        }
+        counts
+    }
+
+    #[inline]
+    fn may_hold_bad(&self, now: Instant) -> bool {
+        let last_bad = self.last_bad.load(Relaxed);
+        last_bad + self.buckets.len() as u64 > self.number_at(now) + 1 && last_bad != 0
+    }
+
+    #[inline]
+    fn number_at(&self, now: Instant) -> u64 {
+        nanos(now.saturating_duration_since(self.origin)) / self.width_ns
+    }
+
+    /// Moves the window on to bucket `number`; the bucket to record into. One thread clears what is entered anew; others do not wait for
+    /// it but record into the bucket before.
+    #[inline]
+    fn advance(&self, number: u64) -> u64 {
+        let newest = self.newest.load(Acquire);
+        if number <= newest & !BUSY || newest & BUSY != 0 {
+            newest & !BUSY
+        } else {
+            self.enter(newest, number)
+        }
+    }
+
+    #[cold]
+    fn enter(&self, newest: u64, number: u64) -> u64 {
+        if let Err(now) = self
+            .newest
+            .compare_exchange(newest, newest | BUSY, AcqRel, Acquire)
+        {
+            return now & !BUSY;
+        }
+        let first = (newest + 1).max((number + 1).saturating_sub(self.buckets.len() as u64));
+        for entered in first..=number {
+            let bucket = &self.buckets[(entered % self.buckets.len() as u64) as usize];
+            bucket.calls.store(0, Relaxed);
+            bucket.slow.store(0, Relaxed);
+        }
+        self.newest.store(number, Release);
+        number
+    }
+
+    fn clear(&self) {
+        for bucket in &self.buckets {
+            bucket.calls.store(0, Relaxed);
+            bucket.slow.store(0, Relaxed);
+        }
+        self.last_bad.store(0, Relaxed);
+    }
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "time is an argument; tests need some origin"
+)]
+mod tests {
+    use super::*;
+
+    const GOOD: Sample = Sample {
+        failed: false,
+        slow: false,
+    };
+    const BAD: Sample = Sample {
+        failed: true,
+        slow: false,
+    };
+    const SLOW: Sample = Sample {
+        failed: false,
+        slow: true,
+    };
+
+    #[test]
+    fn a_count_window_slides_after_a_long_healthy_history() {
+        let window = CountWindow::new(10);
+        (0..10_000).for_each(|_| window.record(GOOD));
+        (0..5).for_each(|_| window.record(BAD));
+        assert_eq!(
+            window.counts(),
+            WindowCounts {
+                total: 10,
+                failed: 5,
+                slow: 0
+            }
+        );
+        (0..10).for_each(|_| window.record(SLOW));
+        assert_eq!(
+            window.counts(),
+            WindowCounts {
+                total: 10,
+                failed: 0,
+                slow: 10
+            }
+        );
+        window.clear();
+        assert_eq!(window.counts(), WindowCounts::default());
+    }
+
+    #[test]
+    fn a_time_window_forgets_bucket_by_bucket_and_survives_an_idle_age() {
+        let origin = Instant::now();
+        let window = Window::Time(TimeWindow::new(Duration::from_secs(10), 10, origin));
+        let at = |s: u64| origin + Duration::from_secs(s);
+        window.record(at(0), BAD);
+        window.record(at(5), GOOD);
+        assert_eq!(window.counts(at(9)).failed, 1);
+        assert!(window.may_hold_bad(at(9)));
+        assert_eq!(
+            window.counts(at(10)),
+            WindowCounts {
+                total: 1,
+                failed: 0,
+                slow: 0
+            }
+        );
+        assert!(!window.may_hold_bad(at(10)));
+        let later = 100 * 365 * 86_400;
+        assert_eq!(window.counts(at(later)), WindowCounts::default());
+        window.record(at(later), BAD);
+        assert_eq!(
+            window.counts(at(later)),
+            WindowCounts {
+                total: 1,
+                failed: 1,
+                slow: 0
+            }
+        );
+    }
+
+    #[test]
+    fn no_call_is_lost_when_threads_record_within_one_bucket() {
+        let origin = Instant::now();
+        let window = TimeWindow::new(Duration::from_secs(10), 10, origin);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..10_000).for_each(|_| window.record(origin, BAD)));
+            }
+        });
+        assert_eq!(
+            window.counts(origin),
+            WindowCounts {
+                total: 40_000,
+                failed: 40_000,
+                slow: 0
+            }
+        );
+    }
+}

@@ -121,33 +121,47 @@ impl CallContext {
             .flatten()
     }
 
-    /// Why the call part being dropped right now is dropped: [`DropReason::CallerGone`] unless somebody lends another reason.
-    pub fn current_drop_reason() -> DropReason {
-        Self::with(|call| call.drop_reason)
-            .flatten()
-            .unwrap_or(DropReason::CallerGone)
+    /// Why the part of a call that started at `started` is being dropped right now: [`DropReason::CallerGone`] unless the context of that
+    /// very attempt is lent with another reason.
+    pub fn drop_reason_of(started: Instant) -> DropReason {
+        Self::with(|call| {
+            if call.started == Some(started) {
+                call.drop_reason
+            } else {
+                None
+            }
+        })
+        .flatten()
+        .unwrap_or(DropReason::CallerGone)
     }
 
     /// When the attempt under way started: the reading in the context lent now, which `clock` supplies if it has none. One clock
     /// reading so serves every layer of an attempt.
     #[inline]
     pub fn attempt_started(clock: impl FnOnce() -> Instant) -> Instant {
-        let mut clock = Some(clock);
-        let mut read = || clock.take().expect("asked once")();
-        match Self::with(|call| *call.started.get_or_insert_with(&mut read)) {
-            Some(at) => at,
-            None => read(),
+        match Self::with(|call| call.started) {
+            Some(Some(at)) => at,
+            Some(None) => {
+                let at = clock();
+                Self::with(|call| call.started = Some(at));
+                at
+            }
+            None => clock(),
         }
     }
 
-    /// When the attempt under way ended: as [`attempt_started`](Self::attempt_started), for the reading at its end.
+    /// When the attempt that started at `started` ended: as [`attempt_started`](Self::attempt_started), for the reading at its end. If the
+    /// context lent now is that of another attempt (a body is read inside another call), `clock` is read.
     #[inline]
-    pub fn attempt_ended(clock: impl FnOnce() -> Instant) -> Instant {
-        let mut clock = Some(clock);
-        let mut read = || clock.take().expect("asked once")();
-        match Self::with(|call| *call.ended.get_or_insert_with(&mut read)) {
-            Some(at) => at,
-            None => read(),
+    pub fn attempt_ended(started: Instant, clock: impl FnOnce() -> Instant) -> Instant {
+        match Self::with(|call| (call.started == Some(started)).then_some(call.ended)).flatten() {
+            Some(Some(at)) => at,
+            Some(None) => {
+                let at = clock();
+                Self::with(|call| call.ended = Some(at));
+                at
+            }
+            None => clock(),
         }
     }
 
@@ -282,17 +296,57 @@ mod tests {
 
     #[test]
     fn guards_learn_why_they_are_dropped() {
-        struct Tell<'a>(&'a mut Option<DropReason>);
+        struct Tell<'a>(Instant, &'a mut Option<DropReason>);
         impl Drop for Tell<'_> {
             fn drop(&mut self) {
-                *self.0 = Some(CallContext::current_drop_reason());
+                *self.1 = Some(CallContext::drop_reason_of(self.0));
             }
         }
         let mut seen = None;
-        drop(Tell(&mut seen));
+        let mut call = CallContext::new();
+        let now = call.lend(|| CallContext::attempt_started(instant));
+        drop(Tell(now, &mut seen));
         assert_eq!(seen, Some(DropReason::CallerGone));
-        CallContext::new().drop_for(DropReason::AttemptTimeout, Tell(&mut seen));
+        call.drop_for(DropReason::AttemptTimeout, Tell(now, &mut seen));
         assert_eq!(seen, Some(DropReason::AttemptTimeout));
+        call.drop_for(
+            DropReason::AttemptTimeout,
+            Tell(now + Duration::from_nanos(1), &mut seen),
+        );
+        assert_eq!(
+            seen,
+            Some(DropReason::CallerGone),
+            "the guard belongs to another attempt"
+        );
+    }
+
+    #[test]
+    fn one_reading_serves_all_layers_of_one_attempt_and_no_other() {
+        let mut call = CallContext::new();
+        let started = call.lend(|| CallContext::attempt_started(instant));
+        call.lend(|| {
+            assert_eq!(
+                CallContext::attempt_started(|| unreachable!("read already")),
+                started
+            );
+            let ended = CallContext::attempt_ended(started, instant);
+            assert_eq!(
+                CallContext::attempt_ended(started, || unreachable!("read already")),
+                ended
+            );
+            let other = started + Duration::from_secs(9);
+            assert_eq!(CallContext::attempt_ended(other, || other), other);
+        });
+        call.next_attempt();
+        assert_eq!((call.started(), call.ended()), (None, None));
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "stands for the clock that a shell supplies"
+    )]
+    fn instant() -> Instant {
+        Instant::now()
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::availability::{Availability, Reason};
@@ -24,7 +24,6 @@ struct Record {
     hot: Hot,
     trial: Trial,
     key: u64,
-    origin: Instant,
     id: EndpointId,
     endpoint: Mutex<Arc<Endpoint>>,
 }
@@ -47,7 +46,7 @@ struct Hot {
 const EPOCH: u32 = 1 << 16;
 const BITS: u32 = EPOCH - 1;
 
-/// When a blocked endpoint may be tried again, in nanoseconds since the record's origin. Read only while it is blocked.
+/// When a blocked endpoint may be tried again, in nanoseconds since the origin of all records. Read only while it is blocked.
 struct Trial {
     recheck_at: AtomicU64,
     /// Probes that began before this do not shorten the wait. `u64::MAX`: no probe does.
@@ -55,8 +54,9 @@ struct Trial {
 }
 
 impl EndpointHandle {
-    /// A record for `endpoint`, fully available and without history. Times are measured from `now`.
+    /// A record for `endpoint`, fully available and without history. `now` is any recent clock reading.
     pub fn new(endpoint: Endpoint, now: Instant) -> Self {
+        origin(Some(now));
         static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
         let hot = Hot {
             weight: AtomicU32::new(endpoint.weight().get()),
@@ -69,7 +69,6 @@ impl EndpointHandle {
                 hints_after: AtomicU64::new(u64::MAX),
             },
             key: NEXT_KEY.fetch_add(1, Ordering::Relaxed),
-            origin: now,
             id: endpoint.id().clone(),
             endpoint: Mutex::new(Arc::new(endpoint)),
         }))
@@ -143,13 +142,13 @@ impl EndpointHandle {
     pub fn open_circuit(&self, now: Instant, recheck_at: Option<Instant>, believe_probes: bool) {
         let trial = &self.0.trial;
         let hints_after = if believe_probes {
-            self.since_origin(now)
+            since_origin(now)
         } else {
             u64::MAX
         };
         trial.hints_after.store(hints_after, Ordering::Relaxed);
         trial.recheck_at.store(
-            recheck_at.map_or(u64::MAX, |at| self.since_origin(at)),
+            recheck_at.map_or(u64::MAX, |at| since_origin(at)),
             Ordering::Relaxed,
         );
         self.clear(Reason::CircuitHalfOpen);
@@ -158,19 +157,19 @@ impl EndpointHandle {
 
     /// Whether the wait that [`open_circuit`](Self::open_circuit) set is over.
     pub fn recheck_due(&self, now: Instant) -> bool {
-        self.since_origin(now) >= self.0.trial.recheck_at.load(Ordering::Relaxed)
+        since_origin(now) >= self.0.trial.recheck_at.load(Ordering::Relaxed)
     }
 
     /// When a trial call is wanted, if the circuit is waiting for a time at all.
     pub fn recheck_at(&self) -> Option<Instant> {
         let at = self.0.trial.recheck_at.load(Ordering::Relaxed);
-        (at != u64::MAX).then(|| self.0.origin + Duration::from_nanos(at))
+        (at != u64::MAX).then(|| origin(None) + Duration::from_nanos(at))
     }
 
     /// Tells that an active probe which began at `began` has passed: an open circuit that believes probes wants a trial call at once.
     /// Whether it brought anything forward.
     pub fn hint_recovery(&self, began: Instant) -> bool {
-        let began = self.since_origin(began);
+        let began = since_origin(began);
         let trial = &self.0.trial;
         if began <= trial.hints_after.load(Ordering::Relaxed) {
             return false;
@@ -239,7 +238,7 @@ impl EndpointHandle {
     #[inline]
     pub fn observe_latency(&self, epoch: LatencyEpoch, now: Instant, latency: Duration, tau: Duration) {
         if epoch == self.latency_epoch() {
-            let now = self.since_origin(now);
+            let now = since_origin(now);
             self.0
                 .hot
                 .latency
@@ -255,7 +254,7 @@ impl EndpointHandle {
 
     /// The latency estimate at `now`, decayed with `tau` since the last sample; none without history.
     pub fn latency(&self, now: Instant, tau: Duration) -> Option<Duration> {
-        let cost = self.0.hot.latency.get(self.since_origin(now), nanos(tau) as f64);
+        let cost = self.0.hot.latency.get(since_origin(now), nanos(tau) as f64);
         (cost > 0.0).then(|| Duration::from_nanos(cost as u64))
     }
 
@@ -263,18 +262,30 @@ impl EndpointHandle {
     #[inline]
     pub fn load(&self, now: Instant, tau: Duration) -> f64 {
         let hot = &self.0.hot;
-        let cost = hot.latency.get(self.since_origin(now), nanos(tau) as f64);
+        let cost = hot.latency.get(since_origin(now), nanos(tau) as f64);
         let load = ewma::load(cost, self.counts().in_flight());
         match hot.weight.load(Ordering::Relaxed) {
             1 => load,
             weight => load / f64::from(weight),
         }
     }
+}
 
-    #[inline]
-    fn since_origin(&self, at: Instant) -> u64 {
-        nanos(at.saturating_duration_since(self.0.origin))
-    }
+/// What all records measure time from. One for the process, so that a pick need not read a second cache line of each candidate.
+#[inline]
+fn origin(first: Option<Instant>) -> Instant {
+    /// Clock readings taken a little before the first record was made are still told apart.
+    const MARGIN: Duration = Duration::from_secs(3600);
+    static ORIGIN: OnceLock<Instant> = OnceLock::new();
+    *ORIGIN.get_or_init(|| {
+        let first = first.expect("the first record sets the origin");
+        first.checked_sub(MARGIN).unwrap_or(first)
+    })
+}
+
+#[inline]
+fn since_origin(at: Instant) -> u64 {
+    nanos(at.saturating_duration_since(origin(None)))
 }
 
 /// Nanoseconds in 64 bits: 584 years, then it stays at the end.
@@ -337,7 +348,7 @@ impl CallCounts {
 #[cfg(test)]
 #[expect(
     clippy::disallowed_methods,
-    reason = "the origin of the record's times is an argument; tests need some instant"
+    reason = "time is an argument; tests need some instant"
 )]
 mod tests {
     use super::*;

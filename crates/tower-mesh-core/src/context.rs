@@ -4,8 +4,6 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::handle::EndpointHandle;
-
 /// What the layers of one call tell each other.
 ///
 /// The outer layer owns it and [`lend`](CallContext::lend)s it, in a thread-local, while it polls its inner service; inner layers read and
@@ -165,6 +163,11 @@ impl CallContext {
         }
     }
 
+    /// Starts the attempt's clock anew at `now`: it waited for something, and the wait says nothing of the endpoint it now goes to.
+    pub fn restart_attempt(now: Instant) {
+        Self::with(|call| call.started = Some(now));
+    }
+
     /// Begins another attempt: the clock readings of the last one are void, the endpoints tried stay.
     pub fn next_attempt(&mut self) {
         self.started = None;
@@ -212,25 +215,17 @@ impl CallContext {
         self.hash_key
     }
 
-    /// Remembers that this call has been sent to `endpoint`, so that another attempt goes elsewhere.
+    /// Remembers that this call has been sent to the endpoint of this [key](crate::EndpointHandle::key), so that another attempt goes elsewhere.
     #[inline]
-    pub fn add_tried(&mut self, endpoint: &EndpointHandle) {
-        self.tried.add(endpoint.key());
+    pub fn add_tried(&mut self, key: u64) {
+        self.tried.add(key);
     }
 
-    /// Whether this call has been sent to `endpoint`.
+    /// The endpoints that this call has been sent to.
     #[inline]
-    pub fn has_tried(&self, endpoint: &EndpointHandle) -> bool {
-        self.tried.as_slice().contains(&endpoint.key())
+    pub fn tried(&self) -> Tried {
+        self.tried
     }
-
-    /// The [keys](EndpointHandle::key) of the endpoints tried, oldest first; the last [`CallContext::MAX_TRIED`] of them.
-    pub fn tried(&self) -> &[u64] {
-        self.tried.as_slice()
-    }
-
-    /// How many endpoints one call remembers.
-    pub const MAX_TRIED: usize = 7;
 }
 
 /// Why a part of a call is dropped before its end.
@@ -247,25 +242,37 @@ pub enum DropReason {
     HedgeLost,
 }
 
-#[derive(Debug, Default, Clone, Copy)]
-struct Tried {
-    keys: [u64; CallContext::MAX_TRIED],
+/// The endpoints that one call has been sent to, by [key](crate::EndpointHandle::key), oldest first.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Tried {
+    keys: [u64; Tried::MAX],
     len: u8,
 }
 
 impl Tried {
+    /// How many are remembered: the latest.
+    pub const MAX: usize = 7;
+
     fn add(&mut self, key: u64) {
-        if usize::from(self.len) == self.keys.len() {
+        if usize::from(self.len) == Self::MAX {
             self.keys.rotate_left(1);
-            self.keys[CallContext::MAX_TRIED - 1] = key;
+            self.keys[Self::MAX - 1] = key;
         } else {
             self.keys[usize::from(self.len)] = key;
             self.len += 1;
         }
     }
 
-    fn as_slice(&self) -> &[u64] {
+    /// The keys.
+    #[inline]
+    pub fn keys(&self) -> &[u64] {
         &self.keys[..usize::from(self.len)]
+    }
+
+    /// Whether `key` is among them.
+    #[inline]
+    pub fn contains(&self, key: u64) -> bool {
+        self.len > 0 && self.keys().contains(&key)
     }
 }
 
@@ -353,6 +360,6 @@ mod tests {
     fn the_oldest_pick_is_forgotten_first() {
         let mut tried = Tried::default();
         (1..=9).for_each(|key| tried.add(key));
-        assert_eq!(tried.as_slice(), [3, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(tried.keys(), [3, 4, 5, 6, 7, 8, 9]);
     }
 }

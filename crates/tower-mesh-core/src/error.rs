@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::classify::Verdict;
+use crate::classify::{Retry, Verdict};
 
 /// The error type of every layer: any error, boxed.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -53,35 +53,50 @@ pub fn find_in<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Opti
 }
 
 /// The verdict that an error of our own carries as its source, so that every layer above judges it alike and no
-/// user's classifier is asked about it.
+/// user's classifier is asked about it. What caused the error, if anything did, comes after it in the chain.
 ///
 /// A leaf error such as `CircuitOpen` answers this from `source()`. Outsiders' layers may do the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Judged(Verdict);
+#[derive(Debug)]
+pub struct Judged {
+    verdict: Verdict,
+    cause: Option<BoxError>,
+}
 
 impl Judged {
     /// Carries `verdict`.
     pub const fn new(verdict: Verdict) -> Self {
-        Self(verdict)
+        Self { verdict, cause: None }
+    }
+
+    /// Carries `verdict` in front of `cause`, whatever verdict that may carry.
+    pub fn because(verdict: Verdict, cause: impl Into<BoxError>) -> Self {
+        Self {
+            verdict,
+            cause: Some(cause.into()),
+        }
     }
 
     /// The verdict.
     pub const fn verdict(&self) -> Verdict {
-        self.0
+        self.verdict
     }
 }
 
 impl fmt::Display for Judged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0.retry {
-            crate::classify::Retry::Never => "not to be sent again",
-            crate::classify::Retry::IfIdempotent => "may be sent again if it is idempotent",
-            crate::classify::Retry::NotProcessed => "was not processed",
+        f.write_str(match self.verdict.retry {
+            Retry::Never => "not to be sent again",
+            Retry::IfIdempotent => "may be sent again if it is idempotent",
+            Retry::NotProcessed => "was not processed",
         })
     }
 }
 
-impl Error for Judged {}
+impl Error for Judged {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.cause.as_deref().map(|cause| cause as _)
+    }
+}
 
 /// A configuration that cannot be: every mistake in it, each with its field, what was found and what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]

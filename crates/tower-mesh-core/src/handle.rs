@@ -147,10 +147,9 @@ impl EndpointHandle {
             u64::MAX
         };
         trial.hints_after.store(hints_after, Ordering::Relaxed);
-        trial.recheck_at.store(
-            recheck_at.map_or(u64::MAX, |at| since_origin(at)),
-            Ordering::Relaxed,
-        );
+        trial
+            .recheck_at
+            .store(recheck_at.map_or(u64::MAX, since_origin), Ordering::Relaxed);
         self.clear(Reason::CircuitHalfOpen);
         self.set(Reason::CircuitOpen);
     }

@@ -1,0 +1,46 @@
+//! Overhead per call: the whole stack and its parts, beside the floor (what no balancer can do without) and beside tower's
+//! retry > timeout > buffer > P2C, in one run.
+//!
+//! `cargo run --release -p tower-mesh-bench -- [--json FILE] [--calls N] [--rounds N]`
+//!
+//! Machines are noisy, so every round measures all stacks in turn and the ratios are medians of the ratios within a round.
+
+mod floor;
+mod inner;
+mod measure;
+mod mesh;
+mod peers;
+
+use std::process::ExitCode;
+
+use measure::{Report, Settings};
+
+#[global_allocator]
+static ALLOCATOR: &stats_alloc::StatsAlloc<std::alloc::System> = &stats_alloc::INSTRUMENTED_SYSTEM;
+
+fn main() -> ExitCode {
+    let settings = match Settings::from_args(std::env::args().skip(1)) {
+        Ok(settings) => settings,
+        Err(message) => {
+            eprintln!("{message}\nusage: tower-mesh-bench [--json FILE] [--calls N] [--rounds N]");
+            return ExitCode::from(2);
+        }
+    };
+    let mut report = Report::default();
+    for threads in [1, 2] {
+        for endpoints in [10, 10_000] {
+            report.add(&settings, threads, endpoints);
+        }
+    }
+    report.print();
+    match &settings.json {
+        Some(path) => match report.write_json(path) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("cannot write {}: {error}", path.display());
+                ExitCode::FAILURE
+            }
+        },
+        None => ExitCode::SUCCESS,
+    }
+}

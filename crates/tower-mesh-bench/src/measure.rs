@@ -1,0 +1,212 @@
+//! Timing, counting and reporting.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+use stats_alloc::Region;
+use tokio::runtime::{Builder, Runtime};
+use tower::ServiceExt as _;
+use tower_service::Service;
+
+use crate::floor::Floor;
+use crate::inner::Request;
+use crate::{ALLOCATOR, mesh, peers};
+
+/// What the command line says.
+pub(crate) struct Settings {
+    pub(crate) json: Option<PathBuf>,
+    calls: u64,
+    rounds: usize,
+}
+
+impl Settings {
+    pub(crate) fn from_args(mut args: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut settings = Self {
+            json: None,
+            calls: 200_000,
+            rounds: 9,
+        };
+        while let Some(flag) = args.next() {
+            let mut value = || args.next().ok_or(format!("{flag} needs a value"));
+            match flag.as_str() {
+                "--json" => settings.json = Some(value()?.into()),
+                "--calls" => {
+                    settings.calls = value()?
+                        .parse()
+                        .map_err(|_| "--calls takes a number".to_owned())?
+                }
+                "--rounds" => {
+                    settings.rounds = value()?
+                        .parse()
+                        .map_err(|_| "--rounds takes a number".to_owned())?
+                }
+                _ => return Err(format!("unknown argument {flag}")),
+            }
+        }
+        if settings.calls == 0 || settings.rounds == 0 {
+            return Err("--calls and --rounds are at least 1".into());
+        }
+        Ok(settings)
+    }
+}
+
+/// One line of the report.
+#[derive(Debug, Serialize)]
+struct Row {
+    name: &'static str,
+    threads: usize,
+    endpoints: usize,
+    /// Nanoseconds a call, as each thread sees it: the median over the rounds.
+    ns: f64,
+    /// Times the floor of the same round: the median over the rounds.
+    vs_floor: f64,
+    /// Times tower's stack of the same round: the median over the rounds.
+    vs_tower: f64,
+    /// Allocations a call, counted in a round of their own.
+    allocs: f64,
+}
+
+/// All lines.
+#[derive(Debug, Default)]
+pub(crate) struct Report(Vec<Row>);
+
+/// What one kind of stack does in one round.
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    ns: f64,
+    allocs: f64,
+}
+
+type Bench = Box<dyn Fn() -> Sample>;
+
+impl Report {
+    /// Measures every stack with `threads` threads calling and `endpoints` endpoints.
+    pub(crate) fn add(&mut self, settings: &Settings, threads: usize, endpoints: usize) {
+        let runtime = runtime(threads);
+        let benches = benches(&runtime, settings.calls, threads, endpoints);
+        for (_, bench) in &benches {
+            bench(); // warms up, and lets drivers and tower's readiness queue settle
+        }
+        let mut rounds: BTreeMap<&'static str, Vec<Sample>> = BTreeMap::new();
+        for _ in 0..settings.rounds {
+            for (name, bench) in &benches {
+                rounds.entry(name).or_default().push(bench());
+            }
+        }
+        for (name, _) in &benches {
+            let own = &rounds[name];
+            let ratio_to = |other: &str| {
+                median(
+                    own.iter()
+                        .zip(&rounds[other])
+                        .map(|(own, other)| own.ns / other.ns),
+                )
+            };
+            self.0.push(Row {
+                name,
+                threads,
+                endpoints,
+                ns: median(own.iter().map(|sample| sample.ns)),
+                vs_floor: ratio_to("floor"),
+                vs_tower: ratio_to("tower"),
+                allocs: median(own.iter().map(|sample| sample.allocs)),
+            });
+        }
+    }
+
+    pub(crate) fn print(&self) {
+        println!(
+            "{:<18} {:>7} {:>9} {:>9} {:>9} {:>9} {:>8}",
+            "stack", "threads", "endpoints", "ns/call", "x floor", "x tower", "allocs"
+        );
+        for row in &self.0 {
+            println!(
+                "{:<18} {:>7} {:>9} {:>9.1} {:>9.2} {:>9.3} {:>8.2}",
+                row.name, row.threads, row.endpoints, row.ns, row.vs_floor, row.vs_tower, row.allocs
+            );
+        }
+    }
+
+    pub(crate) fn write_json(&self, path: &std::path::Path) -> std::io::Result<()> {
+        std::fs::write(path, serde_json::to_vec_pretty(&self.0)?)
+    }
+}
+
+fn benches(runtime: &Runtime, calls: u64, threads: usize, endpoints: usize) -> Vec<(&'static str, Bench)> {
+    let _inside = runtime.enter();
+    let handle = runtime.handle().clone();
+    macro_rules! bench {
+        ($service:expr) => {{
+            let (service, handle) = ($service, handle.clone());
+            Box::new(move || run(&handle, &service, calls, threads)) as Bench
+        }};
+    }
+    vec![
+        ("floor", bench!(Floor::new(endpoints))),
+        ("tower", bench!(peers::tower_stack(endpoints))),
+        ("balance", bench!(mesh::balance(endpoints))),
+        ("balance+breaker", bench!(mesh::balance_and_breaker(endpoints))),
+    ]
+}
+
+/// `calls` calls on each of `threads` tasks of a runtime with as many workers.
+fn run<S>(runtime: &tokio::runtime::Handle, service: &S, calls: u64, threads: usize) -> Sample
+where
+    S: Service<Request, Response = u64, Future: Send> + Clone + Send + 'static,
+    S::Error: std::fmt::Debug,
+{
+    let region = Region::new(ALLOCATOR);
+    let tasks: Vec<_> = (0..threads)
+        .map(|_| {
+            let mut service = service.clone();
+            runtime.spawn(async move {
+                let started = tokio::time::Instant::now();
+                for i in 0..calls {
+                    let response = service
+                        .ready()
+                        .await
+                        .expect("ready")
+                        .call(Request(i))
+                        .await
+                        .expect("an answer");
+                    std::hint::black_box(response);
+                }
+                started.elapsed()
+            })
+        })
+        .collect();
+    let spent: Duration = futures_util::future::join_all(tasks)
+        .block_on_with(runtime)
+        .into_iter()
+        .map(|spent| spent.expect("a task does not panic"))
+        .sum();
+    let total = (calls * threads as u64) as f64;
+    Sample {
+        ns: spent.as_nanos() as f64 / total,
+        allocs: region.change().allocations as f64 / total,
+    }
+}
+
+trait BlockOn: Future + Sized {
+    fn block_on_with(self, runtime: &tokio::runtime::Handle) -> Self::Output {
+        runtime.block_on(self)
+    }
+}
+
+impl<F: Future> BlockOn for F {}
+
+fn runtime(threads: usize) -> Runtime {
+    Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .expect("a runtime")
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<_> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}

@@ -1,0 +1,514 @@
+//! One circuit, shared by all threads: the state machine, a window, and a word that lets closed calls by without a lock.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tower_mesh_core::backoff::Chance;
+use tower_mesh_core::classify::{Origin, Outcome};
+use tower_mesh_core::window::{CountWindow, Sample, TimeWindow, Window, WindowCounts};
+use tower_mesh_core::{EndpointHandle, EndpointId};
+
+use crate::config::{BreakerConfig, WindowKind};
+use crate::error::CircuitOpen;
+use crate::policy::machine::{Admission, Machine, State, Transition, TripReason, rate_reached};
+
+/// A handle to one circuit; clones are the same circuit.
+///
+/// The layer uses it for every call, an operator to look at it and to give orders. It can also be used by itself, around anything:
+///
+/// ```
+/// use std::time::Instant;
+/// use tower_mesh_breaker::{BreakerConfig, Circuit, State};
+/// use tower_mesh_core::classify::{Origin, Outcome};
+/// let config = BreakerConfig::builder().consecutive_failures(2).build()?;
+/// let now = Instant::now();
+/// let circuit = Circuit::new(config, now);
+/// for _ in 0..2 {
+///     let permit = circuit.acquire(now)?;
+///     permit.finish(Outcome::Failure(Origin::Remote), std::time::Duration::ZERO, now);
+/// }
+/// assert_eq!(circuit.state(), State::Open);
+/// assert!(circuit.acquire(now).is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Circuit(Arc<Inner>);
+
+pub(crate) struct Inner {
+    /// Generation and phase of the machine, published whenever it moves: see [`word`].
+    word: AtomicU64,
+    consecutive: AtomicU32,
+    config: BreakerConfig,
+    window: Window,
+    machine: Mutex<Machine>,
+    endpoint: Option<EndpointHandle>,
+    refused: AtomicU64,
+    late: AtomicU64,
+    changed: Arc<Notify>,
+}
+
+/// What the word says to a call: the low bits are the phase, the rest the generation.
+mod word {
+    use super::State;
+
+    pub(super) const COUNTED: u64 = 0;
+    pub(super) const UNCOUNTED: u64 = 1;
+    pub(super) const ASK: u64 = 2;
+    const BITS: u32 = 2;
+
+    pub(super) fn of(state: State, generation: u64) -> u64 {
+        let phase = match state {
+            State::Closed | State::MetricsOnly => COUNTED,
+            State::Disabled => UNCOUNTED,
+            State::Open | State::HalfOpen | State::ForcedOpen => ASK,
+        };
+        (generation << BITS) | phase
+    }
+
+    pub(super) fn phase(word: u64) -> u64 {
+        word & ((1 << BITS) - 1)
+    }
+
+    pub(super) fn generation(word: u64) -> u64 {
+        word >> BITS
+    }
+}
+
+impl Circuit {
+    /// A closed circuit. Times are measured from `now`.
+    pub fn new(config: BreakerConfig, now: Instant) -> Self {
+        Self::build(config, now, None)
+    }
+
+    /// A closed circuit that shows its state in the availability of `endpoint`, so that a balancer routes around it.
+    pub fn watching(config: BreakerConfig, now: Instant, endpoint: EndpointHandle) -> Self {
+        Self::build(config, now, Some(endpoint))
+    }
+
+    fn build(config: BreakerConfig, now: Instant, endpoint: Option<EndpointHandle>) -> Self {
+        let window = match config.window() {
+            WindowKind::Calls(calls) => Window::Count(CountWindow::new(calls)),
+            WindowKind::Time(window) => {
+                let buckets = window.as_secs().clamp(10, 60) as u32;
+                Window::Time(TimeWindow::new(window, buckets, now))
+            }
+        };
+        Self(Arc::new(Inner {
+            word: AtomicU64::new(word::of(State::Closed, 0)),
+            consecutive: AtomicU32::new(0),
+            config,
+            window,
+            machine: Mutex::new(Machine::new(config, now)),
+            endpoint,
+            refused: AtomicU64::new(0),
+            late: AtomicU64::new(0),
+            changed: Arc::default(),
+        }))
+    }
+
+    /// Asks to make a call at `now`. The permit must be finished; dropped, it counts for nothing and gives a trial call back.
+    ///
+    /// This is also what moves an open circuit whose wait is over to half-open.
+    ///
+    /// # Errors
+    /// When the circuit is open, or half-open with all trial calls out.
+    pub fn acquire(&self, now: Instant) -> Result<Permit, CircuitOpen> {
+        Ok(Permit {
+            admission: Some(self.admit(|| now)?),
+            circuit: self.clone(),
+        })
+    }
+
+    /// As [`acquire`](Self::acquire), without the handle in the permit. The clock is read only if the circuit is not closed.
+    #[inline]
+    pub(crate) fn admit(&self, clock: impl FnOnce() -> Instant) -> Result<Admission, CircuitOpen> {
+        let word = self.0.word.load(Ordering::Acquire);
+        let generation = word::generation(word);
+        match word::phase(word) {
+            word::COUNTED => Ok(Admission {
+                generation,
+                state: State::Closed,
+            }),
+            word::UNCOUNTED => Ok(Admission {
+                generation,
+                state: State::Disabled,
+            }),
+            _ => self.ask(clock()),
+        }
+    }
+
+    #[cold]
+    fn ask(&self, now: Instant) -> Result<Admission, CircuitOpen> {
+        let due = self
+            .0
+            .endpoint
+            .as_ref()
+            .is_some_and(|endpoint| endpoint.recheck_due(now));
+        let entry = self.update(now, |machine| {
+            let entry = machine.enter(now, due, chance());
+            (entry.transition, entry)
+        });
+        entry.admitted.map_err(|retry_after| {
+            self.0.refused.fetch_add(1, Ordering::Relaxed);
+            CircuitOpen::new(retry_after)
+        })
+    }
+
+    /// Whether what `admission` was given by still holds, so that a call readied earlier may be made.
+    pub(crate) fn still_holds(&self, admission: Admission) -> bool {
+        word::generation(self.0.word.load(Ordering::Acquire)) == admission.generation
+    }
+
+    /// Takes in how an admitted call ended.
+    #[inline]
+    pub(crate) fn release(&self, admission: Admission, outcome: Outcome, elapsed: Duration, now: Instant) {
+        let inner = &*self.0;
+        let slow = inner
+            .config
+            .slow_call_duration()
+            .is_some_and(|limit| elapsed > limit);
+        let sample = match outcome {
+            Outcome::Success | Outcome::Undecided => Some(Sample { failed: false, slow }),
+            Outcome::Failure(_) => Some(Sample { failed: true, slow }),
+            Outcome::Ignored | Outcome::Refused => None,
+        };
+        if admission.state != State::Closed {
+            return self.release_trial(admission, sample, now);
+        }
+        if !self.still_holds(admission) {
+            inner.late.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let Some(sample) = sample else { return };
+        inner.window.record(now, sample);
+        let mut in_a_row = 0;
+        match outcome {
+            Outcome::Failure(Origin::Overload) => {}
+            Outcome::Failure(_) => in_a_row = inner.consecutive.fetch_add(1, Ordering::Relaxed) + 1,
+            _ if inner.consecutive.load(Ordering::Relaxed) != 0 => {
+                inner.consecutive.store(0, Ordering::Relaxed);
+            }
+            _ => {}
+        }
+        // Without a failed or slow call in the window there is no rate to reach. With one, a success may be what fills the minimum.
+        if inner.window.may_hold_bad(now) {
+            self.evaluate(admission, in_a_row, now);
+        }
+    }
+
+    fn evaluate(&self, admission: Admission, in_a_row: u32, now: Instant) {
+        let config = &self.0.config;
+        let counts = self.0.window.counts(now);
+        let reason = if config.consecutive_failures() > 0 && in_a_row >= config.consecutive_failures() {
+            Some(TripReason::ConsecutiveFailures)
+        } else {
+            rate_reached(config, counts, u64::from(config.min_calls()))
+        };
+        if let Some(reason) = reason {
+            self.update(now, |machine| {
+                (
+                    machine.trip(admission.generation, reason, counts, now, chance()),
+                    (),
+                )
+            });
+        }
+    }
+
+    #[cold]
+    fn release_trial(&self, admission: Admission, sample: Option<Sample>, now: Instant) {
+        if admission.state == State::HalfOpen {
+            if !self.still_holds(admission) {
+                self.0.late.fetch_add(1, Ordering::Relaxed);
+            }
+            self.update(now, |machine| {
+                (machine.exit(admission, sample, now, chance()), ())
+            });
+        }
+    }
+
+    /// Opens it, as a rule would: trial calls follow once the wait is over.
+    pub fn trip(&self, now: Instant) {
+        self.order(State::Open, now);
+    }
+
+    /// Lets trial calls in now, if it is open; whether it was.
+    pub fn half_open(&self, now: Instant) -> bool {
+        self.order(State::HalfOpen, now)
+    }
+
+    /// Closes it, with an empty window.
+    pub fn close(&self, now: Instant) {
+        self.order(State::Closed, now);
+    }
+
+    /// Opens it until somebody says otherwise.
+    pub fn force_open(&self, now: Instant) {
+        self.order(State::ForcedOpen, now);
+    }
+
+    /// Lets every call by, uncounted, until somebody says otherwise.
+    pub fn disable(&self, now: Instant) {
+        self.order(State::Disabled, now);
+    }
+
+    /// Lets every call by, counted, until somebody says otherwise: what would have happened can be read, nothing does.
+    pub fn metrics_only(&self, now: Instant) {
+        self.order(State::MetricsOnly, now);
+    }
+
+    fn order(&self, state: State, now: Instant) -> bool {
+        self.update(now, |machine| {
+            let transition = machine.order(state, now, chance());
+            (transition, transition.is_some())
+        })
+    }
+
+    /// What it does with calls. Reading changes nothing: an open circuit whose wait is over still says open until a call asks.
+    pub fn state(&self) -> State {
+        self.machine().state()
+    }
+
+    /// State and counts at `now`. Reading changes nothing.
+    pub fn snapshot(&self, now: Instant) -> CircuitSnapshot {
+        let machine = self.machine();
+        let state = machine.state();
+        let counts = match state {
+            State::Closed | State::MetricsOnly => self.0.window.counts(now),
+            _ => machine.counts(),
+        };
+        let probe_at = self.0.endpoint.as_ref().and_then(EndpointHandle::recheck_at);
+        CircuitSnapshot {
+            state,
+            generation: machine.generation(),
+            counts,
+            min_calls: match state {
+                State::Closed | State::MetricsOnly => u64::from(self.0.config.min_calls()),
+                _ => 1,
+            },
+            consecutive_failures: self.0.consecutive.load(Ordering::Relaxed),
+            next_trial: machine
+                .open_until()
+                .map(|until| probe_at.map_or(until, |hinted| until.min(hinted))),
+            refused: self.0.refused.load(Ordering::Relaxed),
+            late: self.0.late.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Waits until its state has changed to `state`; at once if it is that already. Any number may wait; dropping one affects no other.
+    pub async fn reached(&self, state: State) {
+        loop {
+            let changed = self.0.changed.notified();
+            tokio::pin!(changed);
+            // From here on a change is heard, so looking cannot miss one.
+            changed.as_mut().enable();
+            if self.state() == state {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    pub(crate) fn changed(&self) -> &Arc<Notify> {
+        &self.0.changed
+    }
+
+    /// The endpoint whose circuit this is, if it is one endpoint's.
+    pub fn endpoint(&self) -> Option<&EndpointId> {
+        self.0.endpoint.as_ref().map(EndpointHandle::id)
+    }
+
+    /// The knobs.
+    pub fn config(&self) -> &BreakerConfig {
+        &self.0.config
+    }
+
+    pub(crate) fn downgrade(&self) -> std::sync::Weak<Inner> {
+        Arc::downgrade(&self.0)
+    }
+
+    pub(crate) fn upgrade(inner: &std::sync::Weak<Inner>) -> Option<Self> {
+        inner.upgrade().map(Self)
+    }
+
+    /// Lets the machine move, publishes where it stands, then tells the world, in this order. The endpoint's availability changes under the lock:
+    /// two transitions that follow one another must not be shown in the other order.
+    fn update<R>(&self, now: Instant, step: impl FnOnce(&mut Machine) -> (Option<Transition>, R)) -> R {
+        let inner = &*self.0;
+        let (transition, result) = {
+            let mut machine = self.machine();
+            let (transition, result) = step(&mut machine);
+            if transition.is_some() {
+                let state = machine.state();
+                if matches!(state, State::Closed | State::HalfOpen | State::MetricsOnly) {
+                    inner.window.clear();
+                    inner.consecutive.store(0, Ordering::Relaxed);
+                }
+                inner
+                    .word
+                    .store(word::of(state, machine.generation()), Ordering::Release);
+                if let Some(endpoint) = &inner.endpoint {
+                    match state {
+                        State::Open => {
+                            endpoint.open_circuit(now, machine.open_until(), machine.believes_probes());
+                        }
+                        State::ForcedOpen => endpoint.open_circuit(now, None, false),
+                        State::HalfOpen => endpoint.half_open_circuit(),
+                        State::Closed | State::Disabled | State::MetricsOnly => endpoint.close_circuit(),
+                    }
+                }
+            }
+            (transition, result)
+        };
+        if let Some(transition) = transition {
+            inner.changed.notify_waiters();
+            self.tell(&transition);
+        }
+        result
+    }
+
+    fn tell(&self, transition: &Transition) {
+        let endpoint = self.endpoint().map(tracing::field::display);
+        let Transition {
+            from,
+            to,
+            reason,
+            generation,
+            counts,
+            open_for,
+        } = *transition;
+        let (total, failed, slow) = (counts.total, counts.failed, counts.slow);
+        if to == State::Open {
+            tracing::warn!(
+                endpoint,
+                ?from,
+                ?to,
+                ?reason,
+                generation,
+                total,
+                failed,
+                slow,
+                ?open_for,
+                "circuit opened"
+            );
+        } else {
+            tracing::info!(
+                endpoint,
+                ?from,
+                ?to,
+                ?reason,
+                generation,
+                total,
+                failed,
+                slow,
+                "circuit changed"
+            );
+        }
+    }
+
+    fn machine(&self) -> MutexGuard<'_, Machine> {
+        self.0.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn chance() -> Chance {
+    Chance::Raw(fastrand::u64(..))
+}
+
+impl fmt::Debug for Circuit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Circuit")
+            .field("endpoint", &self.endpoint())
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Leave to make one call. Dropped unfinished it counts for nothing, and a trial call may be made in its stead.
+#[derive(Debug)]
+#[must_use = "a call that is made must be told how it ended"]
+pub struct Permit {
+    circuit: Circuit,
+    admission: Option<Admission>,
+}
+
+impl Permit {
+    /// Tells how the call ended, how long it took, and when.
+    pub fn finish(mut self, outcome: Outcome, elapsed: Duration, now: Instant) {
+        if let Some(admission) = self.admission.take() {
+            self.circuit.release(admission, outcome, elapsed, now);
+        }
+    }
+
+    pub(crate) fn of(circuit: Circuit, admission: Admission) -> Self {
+        Self {
+            circuit,
+            admission: Some(admission),
+        }
+    }
+
+    /// Leaves it to somebody else to tell how the call ended.
+    pub(crate) fn forget(&mut self) {
+        self.admission = None;
+    }
+
+    /// Whether the state that gave it is still there.
+    pub(crate) fn still_holds(&self) -> bool {
+        self.admission
+            .is_some_and(|admission| self.circuit.still_holds(admission))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        match self.admission.take() {
+            // Only a trial call has something to give back.
+            Some(admission) if admission.state == State::HalfOpen => {
+                let now = tokio::time::Instant::now().into_std();
+                self.circuit
+                    .release(admission, Outcome::Ignored, Duration::ZERO, now);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A circuit at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CircuitSnapshot {
+    /// What it does with calls.
+    pub state: State,
+    /// How often it has changed its state.
+    pub generation: u64,
+    /// What its window holds; of a half-open circuit its trial calls; of an open one what made it open.
+    pub counts: WindowCounts,
+    /// Failures in a row up to now.
+    pub consecutive_failures: u32,
+    /// When a trial call is wanted, if it is open and a time is set.
+    pub next_trial: Option<Instant>,
+    /// Calls refused so far.
+    pub refused: u64,
+    /// Calls whose end came after the state that had admitted them; they count for nothing.
+    pub late: u64,
+    min_calls: u64,
+}
+
+impl CircuitSnapshot {
+    /// The share of failed calls in percent; none while there are too few calls to tell.
+    pub fn failure_rate(&self) -> Option<f64> {
+        self.rate(self.counts.failed)
+    }
+
+    /// The share of slow calls in percent; none while there are too few calls to tell.
+    pub fn slow_call_rate(&self) -> Option<f64> {
+        self.rate(self.counts.slow)
+    }
+
+    fn rate(&self, part: u64) -> Option<f64> {
+        let enough = self.counts.total >= self.min_calls.max(1);
+        enough.then(|| part as f64 * 100.0 / self.counts.total as f64)
+    }
+}

@@ -1,0 +1,331 @@
+//! When a circuit opens, and how it closes again.
+
+use std::time::Duration;
+
+use tower_mesh_core::Ratio;
+use tower_mesh_core::backoff::{Backoff, Jitter};
+use tower_mesh_core::classify::AbandonedPolicy;
+use tower_mesh_core::error::{InvalidConfig, Mistake};
+
+/// The knobs of a circuit. A value that exists is right.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_mesh_breaker::BreakerConfig;
+/// let config = BreakerConfig::builder()
+///     .failure_threshold(0.3)
+///     .reset_timeout(Duration::from_secs(30))
+///     .build()?;
+/// assert_eq!(config.failure_threshold().as_f64(), 0.3);
+/// # Ok::<(), tower_mesh_core::error::InvalidConfig>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BreakerConfig {
+    failure_threshold: Ratio,
+    min_calls: u32,
+    window: WindowKind,
+    consecutive_failures: u32,
+    slow_call_duration: Option<Duration>,
+    slow_call_threshold: Ratio,
+    reset_timeout: Duration,
+    max_reset_timeout: Duration,
+    half_open_permits: u32,
+    stalled_after: Duration,
+}
+
+/// What the rates are counted over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WindowKind {
+    /// The last so many calls.
+    Calls(u32),
+    /// The last so much time, in one-second buckets where that makes 10 to 60 of them, else in 10 or 60.
+    Time(Duration),
+}
+
+impl Default for BreakerConfig {
+    fn default() -> Self {
+        Self {
+            failure_threshold: Ratio::percent(50),
+            min_calls: 10,
+            window: WindowKind::Time(Duration::from_secs(10)),
+            consecutive_failures: 5,
+            slow_call_duration: None,
+            slow_call_threshold: Ratio::ONE,
+            reset_timeout: Duration::from_secs(5),
+            max_reset_timeout: Duration::from_secs(300),
+            half_open_permits: 3,
+            stalled_after: AbandonedPolicy::default().stalled_after(),
+        }
+    }
+}
+
+impl BreakerConfig {
+    /// Starts from the defaults.
+    pub fn builder() -> BreakerConfigBuilder {
+        BreakerConfigBuilder {
+            config: Self::default(),
+            failure_threshold: 0.5,
+            slow_call_threshold: 1.0,
+        }
+    }
+
+    /// The share of failed calls at which it opens (`≥`). Default 0.5.
+    pub fn failure_threshold(&self) -> Ratio {
+        self.failure_threshold
+    }
+
+    /// How many calls the window must hold before a rate means anything. Default 10.
+    pub fn min_calls(&self) -> u32 {
+        self.min_calls
+    }
+
+    /// What the rates are counted over. Default 10 s.
+    pub fn window(&self) -> WindowKind {
+        self.window
+    }
+
+    /// How many failures in a row open it, whatever the rate; 0 for never. Default 5 (Finagle). Overload answers do not count here.
+    pub fn consecutive_failures(&self) -> u32 {
+        self.consecutive_failures
+    }
+
+    /// A call that takes longer (`>`) is slow. Default none: no call is.
+    pub fn slow_call_duration(&self) -> Option<Duration> {
+        self.slow_call_duration
+    }
+
+    /// The share of slow calls at which it opens (`≥`). Default 1.
+    pub fn slow_call_threshold(&self) -> Ratio {
+        self.slow_call_threshold
+    }
+
+    /// How long it stays open at first; it doubles, with equal jitter, with each failed attempt to close. Default 5 s (Finagle).
+    pub fn reset_timeout(&self) -> Duration {
+        self.reset_timeout
+    }
+
+    /// The longest it stays open. Default 300 s.
+    pub fn max_reset_timeout(&self) -> Duration {
+        self.max_reset_timeout
+    }
+
+    /// How many calls the half-open circuit admits, and hears of, before it decides. Default 3.
+    pub fn half_open_permits(&self) -> u32 {
+        self.half_open_permits
+    }
+
+    /// How long nothing must have arrived for a caller's leaving to count as a failure. Default 500 ms.
+    pub fn stalled_after(&self) -> Duration {
+        self.stalled_after
+    }
+
+    pub(crate) fn abandoned(&self) -> AbandonedPolicy {
+        AbandonedPolicy::new(self.stalled_after)
+    }
+
+    pub(crate) fn open_backoff(&self) -> Backoff {
+        Backoff::new(self.reset_timeout, self.max_reset_timeout, Jitter::Equal)
+    }
+
+    /// How long a closed circuit must last before the open time starts from its beginning again: one window.
+    pub(crate) fn settled_after(&self) -> Duration {
+        match self.window {
+            WindowKind::Time(window) => window,
+            WindowKind::Calls(_) => self.reset_timeout,
+        }
+    }
+}
+
+/// Collects the values of a [`BreakerConfig`]; see its getters for meaning and defaults.
+#[derive(Debug, Clone, Copy)]
+#[must_use]
+pub struct BreakerConfigBuilder {
+    config: BreakerConfig,
+    failure_threshold: f64,
+    slow_call_threshold: f64,
+}
+
+impl BreakerConfigBuilder {
+    /// See [`BreakerConfig::failure_threshold`]. Over 0, up to 1.
+    pub fn failure_threshold(mut self, ratio: f64) -> Self {
+        self.failure_threshold = ratio;
+        self
+    }
+
+    /// See [`BreakerConfig::min_calls`]. 0 is as good as 1.
+    pub fn min_calls(mut self, calls: u32) -> Self {
+        self.config.min_calls = calls;
+        self
+    }
+
+    /// See [`BreakerConfig::window`]. From 10 ms to 1 h, or from 1 to 1 000 000 calls.
+    pub fn window(mut self, window: WindowKind) -> Self {
+        self.config.window = window;
+        self
+    }
+
+    /// See [`BreakerConfig::consecutive_failures`].
+    pub fn consecutive_failures(mut self, failures: u32) -> Self {
+        self.config.consecutive_failures = failures;
+        self
+    }
+
+    /// See [`BreakerConfig::slow_call_duration`]. Over 0.
+    pub fn slow_call_duration(mut self, duration: impl Into<Option<Duration>>) -> Self {
+        self.config.slow_call_duration = duration.into();
+        self
+    }
+
+    /// See [`BreakerConfig::slow_call_threshold`]. Over 0, up to 1.
+    pub fn slow_call_threshold(mut self, ratio: f64) -> Self {
+        self.slow_call_threshold = ratio;
+        self
+    }
+
+    /// See [`BreakerConfig::reset_timeout`]. From 1 ms to 1 h.
+    pub fn reset_timeout(mut self, duration: Duration) -> Self {
+        self.config.reset_timeout = duration;
+        self
+    }
+
+    /// See [`BreakerConfig::max_reset_timeout`]. From 1 ms to 24 h; a reset timeout above it is cut to it.
+    pub fn max_reset_timeout(mut self, duration: Duration) -> Self {
+        self.config.max_reset_timeout = duration;
+        self
+    }
+
+    /// See [`BreakerConfig::half_open_permits`]. From 1 to 10 000.
+    pub fn half_open_permits(mut self, permits: u32) -> Self {
+        self.config.half_open_permits = permits;
+        self
+    }
+
+    /// See [`BreakerConfig::stalled_after`].
+    pub fn stalled_after(mut self, quiet: Duration) -> Self {
+        self.config.stalled_after = quiet;
+        self
+    }
+
+    /// The configuration.
+    ///
+    /// # Errors
+    /// When any value is out of range; all that are, in one answer.
+    pub fn build(self) -> Result<BreakerConfig, InvalidConfig> {
+        let mut config = self.config;
+        let mut mistakes = Vec::new();
+        let mut ratio = |field, value: f64| match Ratio::new(value) {
+            Ok(ratio) if ratio > Ratio::ZERO => ratio,
+            _ => {
+                mistakes.push(Mistake::new(field, value, "over 0, up to 1"));
+                Ratio::ONE
+            }
+        };
+        config.failure_threshold = ratio("failure_threshold", self.failure_threshold);
+        config.slow_call_threshold = ratio("slow_call_threshold", self.slow_call_threshold);
+        let mut within = |field, value: Duration, min: Duration, max: Duration, allowed| {
+            if !(min..=max).contains(&value) {
+                mistakes.push(Mistake::new(field, format_args!("{value:?}"), allowed));
+            }
+        };
+        let (ms, hour) = (Duration::from_millis(1), Duration::from_secs(3600));
+        within("reset_timeout", config.reset_timeout, ms, hour, "1ms to 1h");
+        within(
+            "max_reset_timeout",
+            config.max_reset_timeout,
+            ms,
+            24 * hour,
+            "1ms to 24h",
+        );
+        if let WindowKind::Time(window) = config.window {
+            within(
+                "window",
+                window,
+                10 * ms,
+                hour,
+                "10ms to 1h, or 1 to 1000000 calls",
+            );
+        }
+        if config.slow_call_duration == Some(Duration::ZERO) {
+            mistakes.push(Mistake::new("slow_call_duration", "0s", "over 0s"));
+        }
+        if matches!(config.window, WindowKind::Calls(calls) if !(1..=1_000_000).contains(&calls)) {
+            mistakes.push(Mistake::new(
+                "window",
+                format_args!("{:?}", config.window),
+                "10ms to 1h, or 1 to 1000000 calls",
+            ));
+        }
+        if !(1..=10_000).contains(&config.half_open_permits) {
+            mistakes.push(Mistake::new(
+                "half_open_permits",
+                config.half_open_permits,
+                "1 to 10000",
+            ));
+        }
+        InvalidConfig::check(mistakes)?;
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mistake_is_told_at_once() {
+        let wrong = BreakerConfig::builder()
+            .failure_threshold(f64::NAN)
+            .half_open_permits(0)
+            .window(WindowKind::Calls(0))
+            .reset_timeout(Duration::ZERO)
+            .build()
+            .unwrap_err();
+        let fields: Vec<_> = wrong.mistakes().iter().map(Mistake::field).collect();
+        assert_eq!(
+            fields,
+            [
+                "failure_threshold",
+                "reset_timeout",
+                "window",
+                "half_open_permits"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_crate_page_states_the_defaults() {
+        let page = include_str!("../README.md");
+        let config = BreakerConfig::default();
+        let WindowKind::Time(window) = config.window() else {
+            panic!("the default window is over time")
+        };
+        for (knob, value) in [
+            (
+                "failure_threshold",
+                config.failure_threshold().as_f64().to_string(),
+            ),
+            ("min_calls", config.min_calls().to_string()),
+            ("window", format!("{window:?}")),
+            ("consecutive_failures", config.consecutive_failures().to_string()),
+            (
+                "slow_call_duration",
+                config
+                    .slow_call_duration()
+                    .map_or("none".into(), |d| format!("{d:?}")),
+            ),
+            (
+                "slow_call_threshold",
+                config.slow_call_threshold().as_f64().to_string(),
+            ),
+            ("reset_timeout", format!("{:?}", config.reset_timeout())),
+            ("max_reset_timeout", format!("{:?}", config.max_reset_timeout())),
+            ("half_open_permits", config.half_open_permits().to_string()),
+            ("stalled_after", format!("{:?}", config.stalled_after())),
+        ] {
+            assert!(
+                page.contains(&format!("| `{knob}` | {value} |")),
+                "{knob} {value}"
+            );
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The layer that puts a breaker around a service.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use tower_layer::Layer;
+use tower_mesh_core::EndpointHandle;
+
+use crate::circuit::{Circuit, Inner};
+use crate::config::BreakerConfig;
+use crate::service::{Breaker, clock};
+
+/// Puts a circuit around a service, alone or for one endpoint.
+///
+/// One layer is one circuit: all services made from it and its clones share it. [`watching`](BreakerLayer::watching) gives each endpoint a circuit of its own.
+/// `C` judges what is a failure; see [`Classify`](tower_mesh_core::Classify).
+#[derive(Clone)]
+pub struct BreakerLayer<C> {
+    config: BreakerConfig,
+    classifier: C,
+    circuit: Circuit,
+    watching: bool,
+    endpoints: Arc<Endpoints>,
+}
+
+/// The circuits of endpoints by their key. Weak: a circuit goes with the services of its endpoint.
+#[derive(Default)]
+struct Endpoints(Mutex<HashMap<u64, Weak<Inner>>>);
+
+impl<C> BreakerLayer<C> {
+    /// A closed circuit.
+    pub fn new(config: BreakerConfig, classifier: C) -> Self {
+        let circuit = Circuit::new(config, clock());
+        Self {
+            config,
+            classifier,
+            circuit,
+            watching: false,
+            endpoints: Arc::default(),
+        }
+    }
+
+    /// The layer for one endpoint: its circuit shows in the endpoint's availability, and a refusal is the balancer's to handle, which picks another.
+    ///
+    /// Asked twice for one endpoint, by two stacks that share this layer, it gives the same circuit.
+    pub fn watching(&self, endpoint: &EndpointHandle) -> Self
+    where
+        C: Clone,
+    {
+        let mut endpoints = self.endpoints.lock();
+        let known = endpoints.get(&endpoint.key()).and_then(Circuit::upgrade);
+        let circuit = known.unwrap_or_else(|| {
+            endpoints.retain(|_, circuit| circuit.strong_count() > 0);
+            let circuit = Circuit::watching(self.config, clock(), endpoint.clone());
+            endpoints.insert(endpoint.key(), circuit.downgrade());
+            circuit
+        });
+        drop(endpoints);
+        Self {
+            config: self.config,
+            classifier: self.classifier.clone(),
+            circuit,
+            watching: true,
+            endpoints: self.endpoints.clone(),
+        }
+    }
+
+    /// The circuit of this layer: of the one endpoint, if it watches one.
+    pub fn circuit(&self) -> &Circuit {
+        &self.circuit
+    }
+
+    /// The circuits of all endpoints watched through this layer, in no order.
+    pub fn circuits(&self) -> Vec<Circuit> {
+        self.endpoints
+            .lock()
+            .values()
+            .filter_map(Circuit::upgrade)
+            .collect()
+    }
+}
+
+impl Endpoints {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Weak<Inner>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S, C: Clone> Layer<S> for BreakerLayer<C> {
+    type Service = Breaker<S, C>;
+
+    fn layer(&self, inner: S) -> Breaker<S, C> {
+        Breaker::new(
+            inner,
+            self.circuit.clone(),
+            self.classifier.clone(),
+            self.watching,
+        )
+    }
+}
+
+impl<C> fmt::Debug for BreakerLayer<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BreakerLayer")
+            .field("circuit", &self.circuit)
+            .field("watching", &self.watching)
+            .finish_non_exhaustive()
+    }
+}

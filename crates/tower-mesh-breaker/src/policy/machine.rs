@@ -1,0 +1,480 @@
+//! The state machine of a circuit: two verbs, [`Machine::enter`] and [`Machine::exit`], and what an operator may order.
+//!
+//! ```text
+//!            a rule trips                        the wait is over, or a probe passed
+//!  closed ─────────────────▶ open ─────────────────────────────────────────────▶ half-open
+//!    ▲                        ▲     a rate is reached, or no decision in time        │ │
+//!    │                        └──────────────────────────────────────────────────────┘ │
+//!    └──────────────────────────────────────────── k calls came back, no rate reached ─┘
+//!
+//!  by order, from any state: forced open (no traffic, no time set), disabled (all traffic, nothing counted),
+//!  metrics only (all traffic, counted)
+//! ```
+
+use std::time::{Duration, Instant};
+
+use tower_mesh_core::backoff::Chance;
+use tower_mesh_core::window::{Sample, WindowCounts};
+
+use crate::config::BreakerConfig;
+
+/// What a circuit does with calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum State {
+    /// Calls pass and are counted.
+    Closed,
+    /// No call passes until a time has come.
+    Open,
+    /// A limited number of calls passes, to find out.
+    HalfOpen,
+    /// No call passes until an operator says otherwise.
+    ForcedOpen,
+    /// Calls pass, nothing is counted.
+    Disabled,
+    /// Calls pass and are counted; it never opens.
+    MetricsOnly,
+}
+
+/// Why a circuit opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TripReason {
+    /// So many failures in a row.
+    ConsecutiveFailures,
+    /// Too large a share of failures.
+    FailureRate,
+    /// Too large a share of slow calls.
+    SlowCallRate,
+    /// The trial calls did not come back in time.
+    HalfOpenTimeout,
+    /// By order.
+    Manual,
+}
+
+/// One change of state, as a value: the shell tells the world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Transition {
+    /// The state before.
+    pub from: State,
+    /// The state after.
+    pub to: State,
+    /// Why it opened, if it did.
+    pub reason: Option<TripReason>,
+    /// Counts the transitions of this circuit.
+    pub generation: u64,
+    /// What was counted in the state before.
+    pub counts: WindowCounts,
+    /// How long it stays open, if a time is set.
+    pub open_for: Option<Duration>,
+}
+
+/// The state that admitted a call: its outcome counts only while that state lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Admission {
+    pub(crate) generation: u64,
+    pub(crate) state: State,
+}
+
+/// What [`Machine::enter`] says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// The admission, or how long until it is worth asking again, if that is known.
+    pub(crate) admitted: Result<Admission, Option<Duration>>,
+    pub(crate) transition: Option<Transition>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Machine {
+    config: BreakerConfig,
+    generation: u64,
+    phase: Phase,
+    /// How often it has opened since it was last settled: the open time grows with it.
+    opens: u32,
+    /// Whether passing probes bring the trial forward. Not after a trial that a probe had brought forward failed: what the probe sees is
+    /// not what calls see.
+    believe_probes: bool,
+    /// What was counted in the state before, for an open circuit to show.
+    last: WindowCounts,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Phase {
+    Closed {
+        since: Instant,
+    },
+    Open {
+        until: Instant,
+    },
+    HalfOpen {
+        leased: u32,
+        counts: WindowCounts,
+        until: Instant,
+        early: bool,
+    },
+    Standing(State),
+}
+
+impl Machine {
+    pub(crate) fn new(config: BreakerConfig, now: Instant) -> Self {
+        Self {
+            config,
+            generation: 0,
+            phase: Phase::Closed { since: now },
+            opens: 0,
+            believe_probes: true,
+            last: WindowCounts::default(),
+        }
+    }
+
+    pub(crate) fn state(&self) -> State {
+        match self.phase {
+            Phase::Closed { .. } => State::Closed,
+            Phase::Open { .. } => State::Open,
+            Phase::HalfOpen { .. } => State::HalfOpen,
+            Phase::Standing(state) => state,
+        }
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// When a trial call is wanted, if a time is set.
+    pub(crate) fn open_until(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Open { until } => Some(until),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn believes_probes(&self) -> bool {
+        self.believe_probes
+    }
+
+    /// What the current state has counted outside the window: the trial calls, or for an open circuit what made it open.
+    pub(crate) fn counts(&self) -> WindowCounts {
+        match self.phase {
+            Phase::HalfOpen { counts, .. } => counts,
+            _ => self.last,
+        }
+    }
+
+    /// Asks for admission. `due`: a passing probe says that the wait of an open circuit is over.
+    pub(crate) fn enter(&mut self, now: Instant, due: bool, chance: Chance) -> Entry {
+        let mut transition = None;
+        match self.phase {
+            Phase::Open { until } if now >= until || due => {
+                transition = Some(self.half_open(now, now < until));
+            }
+            Phase::HalfOpen { until, .. } if now >= until => {
+                transition = Some(self.open(now, TripReason::HalfOpenTimeout, self.counts(), chance));
+            }
+            _ => {}
+        }
+        let generation = self.generation;
+        let state = self.state();
+        let admitted = match &mut self.phase {
+            Phase::Closed { .. } | Phase::Standing(State::Disabled | State::MetricsOnly) => {
+                Ok(Admission { generation, state })
+            }
+            Phase::HalfOpen { leased, counts, .. }
+                if u64::from(*leased) + counts.total < u64::from(self.config.half_open_permits()) =>
+            {
+                *leased += 1;
+                Ok(Admission { generation, state })
+            }
+            Phase::HalfOpen { until, .. } | Phase::Open { until } => {
+                Err(Some(until.saturating_duration_since(now)))
+            }
+            Phase::Standing(_) => Err(None),
+        };
+        Entry { admitted, transition }
+    }
+
+    /// Takes a trial call back, with what it showed; none if it showed nothing, so that another may be made in its stead.
+    pub(crate) fn exit(
+        &mut self,
+        admission: Admission,
+        sample: Option<Sample>,
+        now: Instant,
+        chance: Chance,
+    ) -> Option<Transition> {
+        if admission.generation != self.generation {
+            return None; // late news of a state that is over
+        }
+        let Phase::HalfOpen { leased, counts, .. } = &mut self.phase else {
+            return None;
+        };
+        *leased = leased.saturating_sub(1);
+        let sample = sample?;
+        counts.total += 1;
+        counts.failed += u64::from(sample.failed);
+        counts.slow += u64::from(sample.slow);
+        let counts = *counts;
+        if counts.total < u64::from(self.config.half_open_permits()) {
+            return None;
+        }
+        match rate_reached(&self.config, counts, 0) {
+            Some(reason) => Some(self.open(now, reason, counts, chance)),
+            None => Some(self.close(now)),
+        }
+    }
+
+    /// Opens a closed circuit of this `generation`; nothing if that is over.
+    pub(crate) fn trip(
+        &mut self,
+        generation: u64,
+        reason: TripReason,
+        counts: WindowCounts,
+        now: Instant,
+        chance: Chance,
+    ) -> Option<Transition> {
+        let Phase::Closed { since } = self.phase else {
+            return None;
+        };
+        if generation != self.generation {
+            return None;
+        }
+        if now.saturating_duration_since(since) >= self.config.settled_after() {
+            self.opens = 0;
+        }
+        self.believe_probes = true;
+        Some(self.open(now, reason, counts, chance))
+    }
+
+    /// Goes to `state` by order. None if it is there already, or for half-open from anything but open: there is nothing to find out.
+    pub(crate) fn order(&mut self, state: State, now: Instant, chance: Chance) -> Option<Transition> {
+        match (state, self.state()) {
+            (to, from) if to == from => None,
+            (State::Closed, _) => {
+                self.opens = 0;
+                Some(self.close(now))
+            }
+            (State::Open, _) => {
+                self.believe_probes = true;
+                Some(self.open(now, TripReason::Manual, self.last, chance))
+            }
+            (State::HalfOpen, State::Open | State::ForcedOpen) => Some(self.half_open(now, false)),
+            (State::HalfOpen, _) => None,
+            (State::ForcedOpen, _) => Some(self.go(Phase::Standing(state), Some(TripReason::Manual), None)),
+            (State::Disabled | State::MetricsOnly, _) => Some(self.go(Phase::Standing(state), None, None)),
+        }
+    }
+
+    fn open(&mut self, now: Instant, reason: TripReason, counts: WindowCounts, chance: Chance) -> Transition {
+        if matches!(self.phase, Phase::HalfOpen { early: true, .. }) {
+            self.believe_probes = false;
+        }
+        self.opens = self.opens.saturating_add(1);
+        let open_for = self
+            .config
+            .open_backoff()
+            .delay(self.opens, Duration::ZERO, chance);
+        self.last = counts;
+        self.go(
+            Phase::Open {
+                until: now + open_for,
+            },
+            Some(reason),
+            Some(open_for),
+        )
+    }
+
+    fn half_open(&mut self, now: Instant, early: bool) -> Transition {
+        // As long to decide as it was last open at most: a trial call that never comes back cannot hold the circuit for good.
+        let limit = self.config.open_backoff().ceiling(self.opens.max(1));
+        let phase = Phase::HalfOpen {
+            leased: 0,
+            counts: WindowCounts::default(),
+            until: now + limit,
+            early,
+        };
+        self.go(phase, None, None)
+    }
+
+    fn close(&mut self, now: Instant) -> Transition {
+        self.believe_probes = true;
+        self.last = WindowCounts::default();
+        self.go(Phase::Closed { since: now }, None, None)
+    }
+
+    fn go(&mut self, phase: Phase, reason: Option<TripReason>, open_for: Option<Duration>) -> Transition {
+        let (from, counts) = (self.state(), self.counts());
+        self.phase = phase;
+        self.generation += 1;
+        Transition {
+            from,
+            to: self.state(),
+            reason,
+            generation: self.generation,
+            counts,
+            open_for,
+        }
+    }
+}
+
+/// The rate that `counts` reach, if any, once there are at least `min_calls`.
+pub(crate) fn rate_reached(
+    config: &BreakerConfig,
+    counts: WindowCounts,
+    min_calls: u64,
+) -> Option<TripReason> {
+    if counts.failure_rate_reached(config.failure_threshold(), min_calls) {
+        Some(TripReason::FailureRate)
+    } else if counts.slow_rate_reached(config.slow_call_threshold(), min_calls) {
+        Some(TripReason::SlowCallRate)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ZERO: Chance = Chance::Uniform(0.0);
+    const GOOD: Option<Sample> = Some(Sample {
+        failed: false,
+        slow: false,
+    });
+    const BAD: Option<Sample> = Some(Sample {
+        failed: true,
+        slow: false,
+    });
+
+    fn open(permits: u32) -> (Machine, Instant) {
+        let config = BreakerConfig::builder()
+            .half_open_permits(permits)
+            .build()
+            .unwrap();
+        let now = tokio::time::Instant::now().into_std();
+        let mut machine = Machine::new(config, now);
+        machine
+            .trip(0, TripReason::FailureRate, WindowCounts::default(), now, ZERO)
+            .unwrap();
+        (machine, now)
+    }
+
+    fn later(now: Instant, seconds: u64) -> Instant {
+        now + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn exactly_the_permitted_number_of_trial_calls_is_out_and_ignored_ones_come_back() {
+        let (mut machine, now) = open(2);
+        let at = later(now, 5);
+        let first = machine.enter(at, false, ZERO).admitted.unwrap();
+        machine.enter(at, false, ZERO).admitted.unwrap();
+        assert!(machine.enter(at, false, ZERO).admitted.is_err());
+        assert_eq!(machine.exit(first, None, at, ZERO), None);
+        let again = machine.enter(at, false, ZERO).admitted.unwrap();
+        assert_eq!(machine.exit(again, GOOD, at, ZERO), None);
+        assert!(
+            machine.enter(at, false, ZERO).admitted.is_err(),
+            "one came back, one is out: two in all"
+        );
+    }
+
+    #[test]
+    fn late_news_moves_nothing() {
+        let (mut machine, now) = open(1);
+        let at = later(now, 5);
+        let probe = machine.enter(at, false, ZERO).admitted.unwrap();
+        let before = Admission {
+            generation: 0,
+            state: State::Closed,
+        };
+        assert_eq!(machine.exit(before, GOOD, at, ZERO), None);
+        assert_eq!(machine.state(), State::HalfOpen);
+        assert_eq!(machine.exit(probe, GOOD, at, ZERO).unwrap().to, State::Closed);
+        assert_eq!(
+            machine.exit(probe, BAD, at, ZERO),
+            None,
+            "told twice, counted once"
+        );
+    }
+
+    #[test]
+    fn half_open_ends_even_if_no_trial_call_ever_comes_back() {
+        let (mut machine, now) = open(1);
+        machine.enter(later(now, 5), false, ZERO).admitted.unwrap();
+        let entry = machine.enter(later(now, 10), false, ZERO);
+        assert_eq!(
+            entry.transition.unwrap().reason,
+            Some(TripReason::HalfOpenTimeout)
+        );
+        assert_eq!(machine.state(), State::Open);
+    }
+
+    #[test]
+    fn the_open_time_doubles_until_it_has_been_closed_for_a_window() {
+        let (mut machine, mut now) = open(1);
+        let mut waits = Vec::new();
+        for _ in 0..3 {
+            now = machine.open_until().unwrap();
+            let probe = machine.enter(now, false, ZERO).admitted.unwrap();
+            waits.push(
+                machine
+                    .exit(probe, BAD, now, ZERO)
+                    .unwrap()
+                    .open_for
+                    .unwrap()
+                    .as_secs(),
+            );
+        }
+        assert_eq!(
+            waits,
+            [5, 10, 20],
+            "equal jitter with the lowest draw: half of 10, 20, 40"
+        );
+        now = machine.open_until().unwrap();
+        let probe = machine.enter(now, false, ZERO).admitted.unwrap();
+        machine.exit(probe, GOOD, now, ZERO).unwrap();
+        let generation = machine.generation();
+        let soon = machine.trip(
+            generation,
+            TripReason::FailureRate,
+            WindowCounts::default(),
+            later(now, 9),
+            ZERO,
+        );
+        assert_eq!(soon.unwrap().open_for, Some(Duration::from_secs(40)));
+        machine.order(State::Closed, later(now, 9), ZERO);
+        let generation = machine.generation();
+        let settled = machine.trip(
+            generation,
+            TripReason::FailureRate,
+            WindowCounts::default(),
+            later(now, 60),
+            ZERO,
+        );
+        assert_eq!(settled.unwrap().open_for, Some(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn a_probe_whose_promise_was_not_kept_is_not_believed_again_until_it_closes() {
+        let (mut machine, now) = open(1);
+        let probe = machine.enter(later(now, 1), true, ZERO).admitted.unwrap();
+        machine.exit(probe, BAD, later(now, 1), ZERO).unwrap();
+        assert!(!machine.believes_probes());
+        let at = machine.open_until().unwrap();
+        let probe = machine.enter(at, false, ZERO).admitted.unwrap();
+        machine.exit(probe, GOOD, at, ZERO).unwrap();
+        assert!(machine.believes_probes());
+    }
+
+    #[test]
+    fn orders_hold_and_half_open_is_only_for_what_is_open() {
+        let (mut machine, now) = open(1);
+        assert_eq!(
+            machine.order(State::ForcedOpen, now, ZERO).unwrap().to,
+            State::ForcedOpen
+        );
+        assert!(machine.enter(later(now, 10_000), true, ZERO).admitted.is_err());
+        assert_eq!(machine.order(State::Closed, now, ZERO).unwrap().to, State::Closed);
+        assert_eq!(machine.order(State::HalfOpen, now, ZERO), None);
+        assert_eq!(machine.order(State::Closed, now, ZERO), None);
+    }
+}

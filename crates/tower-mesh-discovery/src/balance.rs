@@ -1,0 +1,208 @@
+//! The service that sends each call to one of the endpoints that exist now.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use tower_mesh_core::{BoxError, CallContext, Classify, Reason};
+use tower_service::Service;
+
+use crate::choosing::Choosing;
+use crate::future::BalanceFuture;
+use crate::in_flight::InFlight;
+use crate::members::Member;
+use crate::policy::pick::{self, Pick};
+use crate::set::{Set, Shared};
+
+/// Spreads calls over the endpoints of one service, by the power of two choices on latency and calls in flight.
+///
+/// Made by a [`DiscoveryLayer`](crate::DiscoveryLayer). Clones are cheap and share everything. It is always ready: a call picks an endpoint first and then
+/// waits for that one. Dropping the response future abandons the call; what that means for the endpoint is told at
+/// [`AbandonedPolicy`](tower_mesh_core::classify::AbandonedPolicy).
+pub struct Balance<S, C> {
+    shared: Arc<Shared<S>>,
+    classifier: C,
+}
+
+impl<S, C> Balance<S, C> {
+    pub(crate) fn new(shared: Arc<Shared<S>>, classifier: C) -> Self {
+        Self { shared, classifier }
+    }
+
+    /// What discovery knows.
+    pub fn status(&self) -> crate::DiscoveryStatus {
+        self.shared.source.status()
+    }
+}
+
+impl<S, C: Clone> Clone for Balance<S, C> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: self.shared.clone(),
+            classifier: self.classifier.clone(),
+        }
+    }
+}
+
+impl<S, C> fmt::Debug for Balance<S, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Balance")
+            .field("service", &self.shared.source.service)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, C, Req> Service<Req> for Balance<S, C>
+where
+    S: Service<Req> + Clone,
+    S::Error: Into<BoxError>,
+    C: Classify<S::Response>,
+{
+    type Response = C::Response<InFlight>;
+    type Error = BoxError;
+    type Future = BalanceFuture<S, Req, C>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        // Readiness is that of the endpoint picked, and the pick needs the call: see `call`.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        match CallContext::with(|_| ()) {
+            Some(()) => {
+                let started = self.start(request);
+                BalanceFuture::new(started, self.classifier.clone(), None)
+            }
+            // Nobody above owns a context: this is the outermost layer, and the layers around the endpoint share ours.
+            None => {
+                let mut context = CallContext::new();
+                let started = context.lend(|| self.start(request));
+                BalanceFuture::new(started, self.classifier.clone(), Some(context))
+            }
+        }
+    }
+}
+
+/// A call on its way, or still looking for its endpoint.
+pub(crate) enum Started<S: Service<Req>, Req> {
+    Called(S::Future, InFlight),
+    Choosing(Choosing<S, Req>),
+}
+
+impl<S, C> Balance<S, C> {
+    /// The usual case: an endpoint is picked and ready at once, and the call is made without waiting or allocating.
+    fn start<Req>(&self, request: Req) -> Started<S, Req>
+    where
+        S: Service<Req> + Clone,
+        S::Error: Into<BoxError>,
+    {
+        let now = CallContext::attempt_started(clock);
+        let set = self.shared.set.load();
+        let Some(pick) = set.pick(now, self.shared.config.latency_decay(), &Avoid::default()) else {
+            return Started::Choosing(Choosing::new(self.shared.clone(), request, None));
+        };
+        let member = &set.members.as_slice()[pick.first];
+        let mut service = set.services[pick.first].clone();
+        // A service that is not ready yet keeps the waker of its latest poll, so asking with one that wakes nobody loses nothing: it is polled
+        // again, with the task's own, as soon as the future is.
+        match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => {
+                let (future, guard) = send(&self.shared, member, &mut service, request, now);
+                Started::Called(future, guard)
+            }
+            Poll::Ready(Err(error)) => {
+                let mut choosing = Choosing::new(self.shared.clone(), request, None);
+                choosing.refused(member.key, error.into());
+                Started::Choosing(choosing)
+            }
+            Poll::Pending => Started::Choosing(Choosing::new(
+                self.shared.clone(),
+                request,
+                Some((member.clone(), service)),
+            )),
+        }
+    }
+}
+
+/// The layers' clock: tokio's, so that a paused one reaches every layer.
+pub(crate) fn clock() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// Makes the call on a service that has said it is ready.
+pub(crate) fn send<S, Req>(
+    shared: &Shared<S>,
+    member: &Member,
+    service: &mut S,
+    request: Req,
+    now: Instant,
+) -> (S::Future, InFlight)
+where
+    S: Service<Req>,
+{
+    CallContext::with(|call| call.add_tried(member.key));
+    let guard = InFlight::new(member.handle.clone(), now, &shared.config);
+    (service.call(request), guard)
+}
+
+/// Endpoints that this call should not be sent to (again): by key, the last 16 refusals.
+#[derive(Debug, Default)]
+pub(crate) struct Avoid {
+    keys: [u64; 16],
+    len: usize,
+}
+
+impl Avoid {
+    pub(crate) fn add(&mut self, key: u64) {
+        self.keys[self.len % self.keys.len()] = key;
+        self.len += 1;
+    }
+
+    fn contains(&self, key: u64) -> bool {
+        self.keys[..self.len.min(self.keys.len())].contains(&key)
+    }
+
+    /// Whether so many have refused that looking further is no use.
+    pub(crate) fn is_full(&self) -> bool {
+        self.len >= self.keys.len()
+    }
+}
+
+impl<S> Set<S> {
+    /// Picks by these rules, the next one only if the one before leaves nobody:
+    ///
+    /// 1. available, and not tried by this call;
+    /// 2. available, though tried;
+    /// 3. not available, but only because probes or peers say so: better a doubtful endpoint than none. An open circuit is not overruled,
+    ///    and neither is draining.
+    pub(crate) fn pick(&self, now: Instant, decay: Duration, avoid: &Avoid) -> Option<Pick> {
+        let members = self.members.as_slice();
+        let load = |i: usize| members[i].handle.load(now, decay);
+        let draw = || fastrand::u64(..);
+        let refused = |i: usize| avoid.len > 0 && avoid.contains(members[i].key);
+        let tried = CallContext::with(|call| call.tried()).unwrap_or_default();
+        let fresh =
+            |i: usize| members[i].handle.is_pickable(now) && !refused(i) && !tried.contains(members[i].key);
+        pick::p2c(members.len(), draw, fresh, load)
+            .or_else(|| {
+                pick::p2c(
+                    members.len(),
+                    draw,
+                    |i| members[i].handle.is_pickable(now) && !refused(i),
+                    load,
+                )
+            })
+            .or_else(|| {
+                let doubtful = |i: usize| {
+                    let available = members[i].handle.availability();
+                    !available
+                        .without(Reason::ProbeDown)
+                        .without(Reason::Ejected)
+                        .is_blocked()
+                        && !refused(i)
+                };
+                pick::p2c(members.len(), draw, doubtful, load)
+            })
+    }
+}

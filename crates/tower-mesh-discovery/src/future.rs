@@ -1,0 +1,120 @@
+//! The future of one balanced call.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tower_mesh_core::classify::{Guard as _, judge};
+use tower_mesh_core::{BoxError, CallContext, Classify};
+use tower_service::Service;
+
+use crate::balance::Started;
+use crate::choosing::Choosing;
+use crate::in_flight::InFlight;
+
+pin_project_lite::pin_project! {
+    /// The response of [`Balance`](crate::Balance). Dropping it abandons the call.
+    pub struct BalanceFuture<S, Req, C>
+    where
+        S: Service<Req>,
+    {
+        #[pin]
+        state: State<S, Req, S::Future>,
+        classifier: C,
+        // Present if this is the outermost layer of the call that knows contexts.
+        context: Option<CallContext>,
+    }
+}
+
+pin_project_lite::pin_project! {
+    #[project = StateProj]
+    enum State<S, Req, F> {
+        // Polls for an endpoint that is there and ready.
+        Choosing { choosing: Choosing<S, Req> },
+        // Polls the endpoint's response.
+        Calling { #[pin] future: F, guard: Option<InFlight> },
+    }
+}
+
+impl<S, Req, C> BalanceFuture<S, Req, C>
+where
+    S: Service<Req>,
+{
+    pub(crate) fn new(started: Started<S, Req>, classifier: C, context: Option<CallContext>) -> Self {
+        let state = match started {
+            Started::Called(future, guard) => State::Calling {
+                future,
+                guard: Some(guard),
+            },
+            Started::Choosing(choosing) => State::Choosing { choosing },
+        };
+        Self {
+            state,
+            classifier,
+            context,
+        }
+    }
+}
+
+impl<S, Req, C> Future for BalanceFuture<S, Req, C>
+where
+    S: Service<Req> + Clone,
+    S::Error: Into<BoxError>,
+    C: Classify<S::Response>,
+{
+    type Output = Result<C::Response<InFlight>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let (state, classifier) = (this.state, &*this.classifier);
+        match this.context {
+            Some(context) => context.lend(|| poll_state(state, classifier, cx)),
+            None => poll_state(state, classifier, cx),
+        }
+    }
+}
+
+fn poll_state<S, Req, C>(
+    mut state: Pin<&mut State<S, Req, S::Future>>,
+    classifier: &C,
+    cx: &mut Context<'_>,
+) -> Poll<Result<C::Response<InFlight>, BoxError>>
+where
+    S: Service<Req> + Clone,
+    S::Error: Into<BoxError>,
+    C: Classify<S::Response>,
+{
+    loop {
+        match state.as_mut().project() {
+            StateProj::Choosing { choosing } => {
+                let (future, guard) = ready!(choosing.poll(cx))?;
+                state.set(State::Calling {
+                    future,
+                    guard: Some(guard),
+                });
+            }
+            StateProj::Calling { future, guard } => {
+                let result = ready!(future.poll(cx)).map_err(Into::into);
+                let guard = guard.take().expect("a future is not polled after it is ready");
+                let verdict = judge(classifier, result.as_ref().map_err(|error| &**error));
+                return Poll::Ready(match result {
+                    Ok(response) => Ok(classifier.attach(response, verdict, guard)),
+                    Err(error) => {
+                        guard.finish(verdict);
+                        Err(error)
+                    }
+                });
+            }
+        }
+    }
+}
+
+impl<S, Req, C> fmt::Debug for BalanceFuture<S, Req, C>
+where
+    S: Service<Req>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BalanceFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,213 @@
+//! The layer that turns a client which reaches any address into a service that picks one of the endpoints there are.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tower_layer::Layer;
+use tower_mesh_core::classify::ByResult;
+use tower_mesh_core::{Bind, EndpointHandle, Resolve, SameClient, ServiceName};
+
+use crate::balance::Balance;
+use crate::config::DiscoveryConfig;
+use crate::driver::{Driver, Source};
+use crate::set::{Binding, Set, Shared, Subscriber};
+use crate::status::DiscoveryStatus;
+
+/// Finds the endpoints of one service and spreads calls over them.
+///
+/// Every service made from one layer (and its clones) shares one resolution and one record per endpoint. The work in the background is
+/// the [`Driver`]'s; constructing spawns nothing.
+pub struct DiscoveryLayer<B = SameClient, P = NoLayers, C = ByResult> {
+    source: Arc<Source>,
+    config: DiscoveryConfig,
+    bind: Arc<B>,
+    per_endpoint: Arc<P>,
+    classifier: C,
+}
+
+impl DiscoveryLayer {
+    /// A layer over the endpoints that `resolver` knows of `service`, and the driver that must run for it.
+    pub fn new<R: Resolve>(resolver: &R, service: ServiceName) -> (Self, Driver<R::Updates>) {
+        Self::with_config(resolver, service, DiscoveryConfig::default())
+    }
+
+    /// As [`DiscoveryLayer::new`], with other than the default knobs.
+    pub fn with_config<R: Resolve>(
+        resolver: &R,
+        service: ServiceName,
+        config: DiscoveryConfig,
+    ) -> (Self, Driver<R::Updates>) {
+        let source = Source::new(service, config.max_endpoints());
+        let driver = Driver::new(resolver.resolve(&source.service), &source);
+        let layer = Self {
+            source,
+            config,
+            bind: Arc::new(SameClient),
+            per_endpoint: Arc::new(NoLayers),
+            classifier: ByResult,
+        };
+        (layer, driver)
+    }
+
+    /// As [`DiscoveryLayer::new`], with the driver spawned on the current tokio runtime. It ends with the last clone of the layer and the last service made from it.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn spawn<R: Resolve>(resolver: &R, service: ServiceName) -> Self {
+        let (layer, driver) = Self::new(resolver, service);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "asked for by name, and ends with the last clone"
+        )]
+        tokio::task::spawn(driver);
+        layer
+    }
+}
+
+impl<B, P, C> DiscoveryLayer<B, P, C> {
+    /// How an endpoint's service is made from the client. Default: every endpoint gets a clone of it.
+    pub fn bind<B2>(self, bind: B2) -> DiscoveryLayer<B2, P, C> {
+        DiscoveryLayer {
+            source: self.source,
+            config: self.config,
+            bind: Arc::new(bind),
+            per_endpoint: self.per_endpoint,
+            classifier: self.classifier,
+        }
+    }
+
+    /// The layers around each endpoint's service; the closure is called once for each endpoint that appears, so that each has state of its own.
+    /// Default none.
+    pub fn per_endpoint<F, L>(self, layers: F) -> DiscoveryLayer<B, With<F>, C>
+    where
+        F: Fn(&EndpointHandle) -> L,
+    {
+        DiscoveryLayer {
+            source: self.source,
+            config: self.config,
+            bind: self.bind,
+            per_endpoint: Arc::new(With(layers)),
+            classifier: self.classifier,
+        }
+    }
+
+    /// What counts as a failure. Default: `Err`.
+    pub fn classify<C2>(self, classifier: C2) -> DiscoveryLayer<B, P, C2> {
+        DiscoveryLayer {
+            source: self.source,
+            config: self.config,
+            bind: self.bind,
+            per_endpoint: self.per_endpoint,
+            classifier,
+        }
+    }
+
+    /// The balancer where there is no client to begin with: `connect` makes each endpoint's service, lazily connected, from nothing.
+    pub fn connect<F, S>(self, connect: F) -> Balance<P::Service, C>
+    where
+        F: Fn(&EndpointHandle) -> S + Send + Sync + 'static,
+        P: PerEndpoint<S> + Send + Sync + 'static,
+        P::Service: Clone + Send + Sync + 'static,
+        C: Clone,
+        S: 'static,
+    {
+        self.bind(move |_: &(), endpoint: &EndpointHandle| connect(endpoint))
+            .layer(())
+    }
+
+    /// What is known now. Reading changes nothing.
+    pub fn status(&self) -> DiscoveryStatus {
+        self.source.status()
+    }
+}
+
+impl<Client, B, P, C> Layer<Client> for DiscoveryLayer<B, P, C>
+where
+    Client: Send + Sync + 'static,
+    B: Bind<Client> + Send + Sync + 'static,
+    P: PerEndpoint<B::Service> + Send + Sync + 'static,
+    P::Service: Clone + Send + Sync + 'static,
+    C: Clone,
+{
+    type Service = Balance<P::Service, C>;
+
+    fn layer(&self, client: Client) -> Self::Service {
+        let shared = Arc::new(Shared {
+            set: ArcSwap::from_pointee(Set::empty()),
+            config: self.config,
+            source: self.source.clone(),
+        });
+        let binding: Arc<dyn Subscriber> = Arc::new(Binding {
+            client,
+            bind: self.bind.clone(),
+            per_endpoint: self.per_endpoint.clone(),
+            shared: Arc::downgrade(&shared),
+        });
+        self.source.subscribe(&binding);
+        Balance::new(shared, self.classifier.clone())
+    }
+}
+
+impl<B, P, C: Clone> Clone for DiscoveryLayer<B, P, C> {
+    fn clone(&self) -> Self {
+        Self {
+            source: self.source.clone(),
+            config: self.config,
+            bind: self.bind.clone(),
+            per_endpoint: self.per_endpoint.clone(),
+            classifier: self.classifier.clone(),
+        }
+    }
+}
+
+impl<B, P, C> fmt::Debug for DiscoveryLayer<B, P, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DiscoveryLayer")
+            .field("service", &self.source.service)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The layers that stand around each endpoint's service. [`DiscoveryLayer::per_endpoint`] makes one from a closure.
+pub trait PerEndpoint<S> {
+    /// The endpoint's service with its layers.
+    type Service;
+
+    /// Puts the layers for `endpoint` around its service.
+    fn layer(&self, endpoint: &EndpointHandle, service: S) -> Self::Service;
+}
+
+/// No layers around the endpoints.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoLayers;
+
+impl<S> PerEndpoint<S> for NoLayers {
+    type Service = S;
+
+    fn layer(&self, _endpoint: &EndpointHandle, service: S) -> S {
+        service
+    }
+}
+
+/// The layers that a closure gives for each endpoint.
+#[derive(Clone)]
+pub struct With<F>(F);
+
+impl<S, F, L> PerEndpoint<S> for With<F>
+where
+    F: Fn(&EndpointHandle) -> L,
+    L: Layer<S>,
+{
+    type Service = L::Service;
+
+    fn layer(&self, endpoint: &EndpointHandle, service: S) -> L::Service {
+        (self.0)(endpoint).layer(service)
+    }
+}
+
+impl<F> fmt::Debug for With<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("With")
+    }
+}

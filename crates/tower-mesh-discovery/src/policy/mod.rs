@@ -1,0 +1,3 @@
+//! Pure rules: no clock, no random source, no lock.
+
+pub mod pick;

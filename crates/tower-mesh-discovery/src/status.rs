@@ -1,0 +1,42 @@
+//! What can be read of a discovery layer.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tower_mesh_core::{EndpointHandle, ResolveError, ServiceName};
+
+/// Where resolution stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DiscoveryState {
+    /// The driver does not run: it was not polled yet, or was dropped.
+    NotDriven,
+    /// The source has not answered yet.
+    Resolving,
+    /// The source's last word is in use.
+    Current,
+    /// The source failed or ended after it had answered; the last good set is in use.
+    Stale,
+    /// The source failed and never answered.
+    Failed,
+    /// The source says that there is no such service.
+    NotFound,
+}
+
+/// A consistent snapshot. Taking it changes nothing.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct DiscoveryStatus {
+    /// The service resolved.
+    pub service: ServiceName,
+    /// Where resolution stands.
+    pub state: DiscoveryState,
+    /// The endpoints in use.
+    pub endpoints: Vec<EndpointHandle>,
+    /// When the source last answered.
+    pub updated_at: Option<Instant>,
+    /// How often membership has changed.
+    pub version: u64,
+    /// The source's last error, if its last word was one.
+    pub last_error: Option<Arc<ResolveError>>,
+}

@@ -41,11 +41,7 @@ impl Service<Request> for Floor {
         let bits = fastrand::u64(..);
         let index = |bits: u32| ((u64::from(bits) * cells.len() as u64) >> 32) as usize;
         let (a, b) = (&cells[index(bits as u32)], &cells[index((bits >> 32) as u32)]);
-        let cell = if b.pending.load(Relaxed) < a.pending.load(Relaxed) {
-            b
-        } else {
-            a
-        };
+        let cell = if b.pending.load(Relaxed) < a.pending.load(Relaxed) { b } else { a };
         cell.pending.fetch_add(1, Relaxed);
         let started = tokio::time::Instant::now();
         let response = std::hint::black_box(request.0);

@@ -23,24 +23,16 @@ pub(crate) struct Settings {
 
 impl Settings {
     pub(crate) fn from_args(mut args: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut settings = Self {
-            json: None,
-            calls: 200_000,
-            rounds: 9,
-        };
+        let mut settings = Self { json: None, calls: 200_000, rounds: 9 };
         while let Some(flag) = args.next() {
             let mut value = || args.next().ok_or(format!("{flag} needs a value"));
             match flag.as_str() {
                 "--json" => settings.json = Some(value()?.into()),
                 "--calls" => {
-                    settings.calls = value()?
-                        .parse()
-                        .map_err(|_| "--calls takes a number".to_owned())?
+                    settings.calls = value()?.parse().map_err(|_| "--calls takes a number".to_owned())?
                 }
                 "--rounds" => {
-                    settings.rounds = value()?
-                        .parse()
-                        .map_err(|_| "--rounds takes a number".to_owned())?
+                    settings.rounds = value()?.parse().map_err(|_| "--rounds takes a number".to_owned())?
                 }
                 _ => return Err(format!("unknown argument {flag}")),
             }
@@ -97,13 +89,8 @@ impl Report {
         }
         for (name, _) in &benches {
             let own = &rounds[name];
-            let ratio_to = |other: &str| {
-                median(
-                    own.iter()
-                        .zip(&rounds[other])
-                        .map(|(own, other)| own.ns / other.ns),
-                )
-            };
+            let ratio_to =
+                |other: &str| median(own.iter().zip(&rounds[other]).map(|(own, other)| own.ns / other.ns));
             self.0.push(Row {
                 name,
                 threads,
@@ -164,13 +151,8 @@ where
             runtime.spawn(async move {
                 let started = tokio::time::Instant::now();
                 for i in 0..calls {
-                    let response = service
-                        .ready()
-                        .await
-                        .expect("ready")
-                        .call(Request(i))
-                        .await
-                        .expect("an answer");
+                    let response =
+                        service.ready().await.expect("ready").call(Request(i)).await.expect("an answer");
                     std::hint::black_box(response);
                 }
                 started.elapsed()
@@ -183,10 +165,7 @@ where
         .map(|spent| spent.expect("a task does not panic"))
         .sum();
     let total = (calls * threads as u64) as f64;
-    Sample {
-        ns: spent.as_nanos() as f64 / total,
-        allocs: region.change().allocations as f64 / total,
-    }
+    Sample { ns: spent.as_nanos() as f64 / total, allocs: region.change().allocations as f64 / total }
 }
 
 trait BlockOn: Future + Sized {
@@ -198,11 +177,7 @@ trait BlockOn: Future + Sized {
 impl<F: Future> BlockOn for F {}
 
 fn runtime(threads: usize) -> Runtime {
-    Builder::new_multi_thread()
-        .worker_threads(threads)
-        .enable_all()
-        .build()
-        .expect("a runtime")
+    Builder::new_multi_thread().worker_threads(threads).enable_all().build().expect("a runtime")
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tower_mesh_core::backoff::Chance;
 use tower_mesh_core::classify::{Origin, Outcome};
 use tower_mesh_core::window::{CountWindow, Sample, TimeWindow, Window, WindowCounts};
-use tower_mesh_core::{EndpointHandle, EndpointId};
+use tower_mesh_core::{EndpointHandle, EndpointId, Tick};
 
 use crate::config::{BreakerConfig, WindowKind};
 use crate::error::CircuitOpen;
@@ -20,15 +20,16 @@ use crate::policy::machine::{Admission, Machine, State, Transition, TripReason, 
 /// The layer uses it for every call, an operator to look at it and to give orders. It can also be used by itself, around anything:
 ///
 /// ```
-/// use std::time::Instant;
+/// use std::time::{Duration, Instant};
 /// use tower_mesh_breaker::{BreakerConfig, Circuit, State};
+/// use tower_mesh_core::Tick;
 /// use tower_mesh_core::classify::{Origin, Outcome};
 /// let config = BreakerConfig::builder().consecutive_failures(2).build()?;
-/// let now = Instant::now();
+/// let now = Tick::of(Instant::now());
 /// let circuit = Circuit::new(config, now);
 /// for _ in 0..2 {
 ///     let permit = circuit.acquire(now)?;
-///     permit.finish(Outcome::Failure(Origin::Remote), std::time::Duration::ZERO, now);
+///     permit.finish(Outcome::Failure(Origin::Remote), Duration::ZERO, now);
 /// }
 /// assert_eq!(circuit.state(), State::Open);
 /// assert!(circuit.acquire(now).is_err());
@@ -79,16 +80,16 @@ mod word {
 
 impl Circuit {
     /// A closed circuit. Times are measured from `now`.
-    pub fn new(config: BreakerConfig, now: Instant) -> Self {
+    pub fn new(config: BreakerConfig, now: Tick) -> Self {
         Self::build(config, now, None)
     }
 
     /// A closed circuit that shows its state in the availability of `endpoint`, so that a balancer routes around it.
-    pub fn watching(config: BreakerConfig, now: Instant, endpoint: EndpointHandle) -> Self {
+    pub fn watching(config: BreakerConfig, now: Tick, endpoint: EndpointHandle) -> Self {
         Self::build(config, now, Some(endpoint))
     }
 
-    fn build(config: BreakerConfig, now: Instant, endpoint: Option<EndpointHandle>) -> Self {
+    fn build(config: BreakerConfig, now: Tick, endpoint: Option<EndpointHandle>) -> Self {
         let window = match config.window() {
             WindowKind::Calls(calls) => Window::Count(CountWindow::new(calls)),
             WindowKind::Time(window) => {
@@ -115,38 +116,25 @@ impl Circuit {
     ///
     /// # Errors
     /// When the circuit is open, or half-open with all trial calls out.
-    pub fn acquire(&self, now: Instant) -> Result<Permit, CircuitOpen> {
-        Ok(Permit {
-            admission: Some(self.admit(|| now)?),
-            circuit: self.clone(),
-        })
+    pub fn acquire(&self, now: Tick) -> Result<Permit, CircuitOpen> {
+        Ok(Permit { admission: Some(self.admit(|| now)?), circuit: self.clone() })
     }
 
     /// As [`acquire`](Self::acquire), without the handle in the permit. The clock is read only if the circuit is not closed.
     #[inline]
-    pub(crate) fn admit(&self, clock: impl FnOnce() -> Instant) -> Result<Admission, CircuitOpen> {
+    pub(crate) fn admit(&self, clock: impl FnOnce() -> Tick) -> Result<Admission, CircuitOpen> {
         let word = self.0.word.load(Ordering::Acquire);
         let generation = word::generation(word);
         match word::phase(word) {
-            word::COUNTED => Ok(Admission {
-                generation,
-                state: State::Closed,
-            }),
-            word::UNCOUNTED => Ok(Admission {
-                generation,
-                state: State::Disabled,
-            }),
+            word::COUNTED => Ok(Admission { generation, state: State::Closed }),
+            word::UNCOUNTED => Ok(Admission { generation, state: State::Disabled }),
             _ => self.ask(clock()),
         }
     }
 
     #[cold]
-    fn ask(&self, now: Instant) -> Result<Admission, CircuitOpen> {
-        let due = self
-            .0
-            .endpoint
-            .as_ref()
-            .is_some_and(|endpoint| endpoint.recheck_due(now));
+    fn ask(&self, now: Tick) -> Result<Admission, CircuitOpen> {
+        let due = self.0.endpoint.as_ref().is_some_and(|endpoint| endpoint.recheck_due(now));
         let entry = self.update(now, |machine| {
             let entry = machine.enter(now, due, chance());
             (entry.transition, entry)
@@ -164,12 +152,9 @@ impl Circuit {
 
     /// Takes in how an admitted call ended.
     #[inline]
-    pub(crate) fn release(&self, admission: Admission, outcome: Outcome, elapsed: Duration, now: Instant) {
+    pub(crate) fn release(&self, admission: Admission, outcome: Outcome, elapsed: Duration, now: Tick) {
         let inner = &*self.0;
-        let slow = inner
-            .config
-            .slow_call_duration()
-            .is_some_and(|limit| elapsed > limit);
+        let slow = inner.config.slow_call_duration().is_some_and(|limit| elapsed > limit);
         let sample = match outcome {
             Outcome::Success | Outcome::Undecided => Some(Sample { failed: false, slow }),
             Outcome::Failure(_) => Some(Sample { failed: true, slow }),
@@ -199,7 +184,7 @@ impl Circuit {
         }
     }
 
-    fn evaluate(&self, admission: Admission, in_a_row: u32, now: Instant) {
+    fn evaluate(&self, admission: Admission, in_a_row: u32, now: Tick) {
         let config = &self.0.config;
         let counts = self.0.window.counts(now);
         let reason = if config.consecutive_failures() > 0 && in_a_row >= config.consecutive_failures() {
@@ -209,57 +194,52 @@ impl Circuit {
         };
         if let Some(reason) = reason {
             self.update(now, |machine| {
-                (
-                    machine.trip(admission.generation, reason, counts, now, chance()),
-                    (),
-                )
+                (machine.trip(admission.generation, reason, counts, now, chance()), ())
             });
         }
     }
 
     #[cold]
-    fn release_trial(&self, admission: Admission, sample: Option<Sample>, now: Instant) {
+    fn release_trial(&self, admission: Admission, sample: Option<Sample>, now: Tick) {
         if admission.state == State::HalfOpen {
             if !self.still_holds(admission) {
                 self.0.late.fetch_add(1, Ordering::Relaxed);
             }
-            self.update(now, |machine| {
-                (machine.exit(admission, sample, now, chance()), ())
-            });
+            self.update(now, |machine| (machine.exit(admission, sample, now, chance()), ()));
         }
     }
 
     /// Opens it, as a rule would: trial calls follow once the wait is over.
-    pub fn trip(&self, now: Instant) {
+    pub fn trip(&self, now: Tick) {
         self.order(State::Open, now);
     }
 
     /// Lets trial calls in now, if it is open; whether it was.
-    pub fn half_open(&self, now: Instant) -> bool {
+    pub fn half_open(&self, now: Tick) -> bool {
         self.order(State::HalfOpen, now)
     }
 
     /// Closes it, with an empty window.
-    pub fn close(&self, now: Instant) {
+    pub fn close(&self, now: Tick) {
         self.order(State::Closed, now);
     }
 
     /// Opens it until somebody says otherwise.
-    pub fn force_open(&self, now: Instant) {
+    pub fn force_open(&self, now: Tick) {
         self.order(State::ForcedOpen, now);
     }
 
     /// Lets every call by, uncounted, until somebody says otherwise.
-    pub fn disable(&self, now: Instant) {
+    pub fn disable(&self, now: Tick) {
         self.order(State::Disabled, now);
     }
 
     /// Lets every call by, counted, until somebody says otherwise: what would have happened can be read, nothing does.
-    pub fn metrics_only(&self, now: Instant) {
+    pub fn metrics_only(&self, now: Tick) {
         self.order(State::MetricsOnly, now);
     }
 
-    fn order(&self, state: State, now: Instant) -> bool {
+    fn order(&self, state: State, now: Tick) -> bool {
         self.update(now, |machine| {
             let transition = machine.order(state, now, chance());
             (transition, transition.is_some())
@@ -272,7 +252,7 @@ impl Circuit {
     }
 
     /// State and counts at `now`. Reading changes nothing.
-    pub fn snapshot(&self, now: Instant) -> CircuitSnapshot {
+    pub fn snapshot(&self, now: Tick) -> CircuitSnapshot {
         let machine = self.machine();
         let state = machine.state();
         let counts = match state {
@@ -289,9 +269,7 @@ impl Circuit {
                 _ => 1,
             },
             consecutive_failures: self.0.consecutive.load(Ordering::Relaxed),
-            next_trial: machine
-                .open_until()
-                .map(|until| probe_at.map_or(until, |hinted| until.min(hinted))),
+            next_trial: machine.open_until().map(|until| probe_at.map_or(until, |hinted| until.min(hinted))),
             refused: self.0.refused.load(Ordering::Relaxed),
             late: self.0.late.load(Ordering::Relaxed),
         }
@@ -335,7 +313,7 @@ impl Circuit {
 
     /// Lets the machine move, publishes where it stands, then tells the world, in this order. The endpoint's availability changes under the lock:
     /// two transitions that follow one another must not be shown in the other order.
-    fn update<R>(&self, now: Instant, step: impl FnOnce(&mut Machine) -> (Option<Transition>, R)) -> R {
+    fn update<R>(&self, now: Tick, step: impl FnOnce(&mut Machine) -> (Option<Transition>, R)) -> R {
         let inner = &*self.0;
         let (transition, result) = {
             let mut machine = self.machine();
@@ -346,9 +324,7 @@ impl Circuit {
                     inner.window.clear();
                     inner.consecutive.store(0, Ordering::Relaxed);
                 }
-                inner
-                    .word
-                    .store(word::of(state, machine.generation()), Ordering::Release);
+                inner.word.store(word::of(state, machine.generation()), Ordering::Release);
                 if let Some(endpoint) = &inner.endpoint {
                     match state {
                         State::Open => {
@@ -371,14 +347,7 @@ impl Circuit {
 
     fn tell(&self, transition: &Transition) {
         let endpoint = self.endpoint().map(tracing::field::display);
-        let Transition {
-            from,
-            to,
-            reason,
-            generation,
-            counts,
-            open_for,
-        } = *transition;
+        let Transition { from, to, reason, generation, counts, open_for } = *transition;
         let (total, failed, slow) = (counts.total, counts.failed, counts.slow);
         if to == State::Open {
             tracing::warn!(
@@ -394,17 +363,7 @@ impl Circuit {
                 "circuit opened"
             );
         } else {
-            tracing::info!(
-                endpoint,
-                ?from,
-                ?to,
-                ?reason,
-                generation,
-                total,
-                failed,
-                slow,
-                "circuit changed"
-            );
+            tracing::info!(endpoint, ?from, ?to, ?reason, generation, total, failed, slow, "circuit changed");
         }
     }
 
@@ -436,17 +395,14 @@ pub struct Permit {
 
 impl Permit {
     /// Tells how the call ended, how long it took, and when.
-    pub fn finish(mut self, outcome: Outcome, elapsed: Duration, now: Instant) {
+    pub fn finish(mut self, outcome: Outcome, elapsed: Duration, now: Tick) {
         if let Some(admission) = self.admission.take() {
             self.circuit.release(admission, outcome, elapsed, now);
         }
     }
 
     pub(crate) fn of(circuit: Circuit, admission: Admission) -> Self {
-        Self {
-            circuit,
-            admission: Some(admission),
-        }
+        Self { circuit, admission: Some(admission) }
     }
 
     /// Leaves it to somebody else to tell how the call ended.
@@ -456,8 +412,7 @@ impl Permit {
 
     /// Whether the state that gave it is still there.
     pub(crate) fn still_holds(&self) -> bool {
-        self.admission
-            .is_some_and(|admission| self.circuit.still_holds(admission))
+        self.admission.is_some_and(|admission| self.circuit.still_holds(admission))
     }
 }
 
@@ -466,9 +421,8 @@ impl Drop for Permit {
         match self.admission.take() {
             // Only a trial call has something to give back.
             Some(admission) if admission.state == State::HalfOpen => {
-                let now = tokio::time::Instant::now().into_std();
-                self.circuit
-                    .release(admission, Outcome::Ignored, Duration::ZERO, now);
+                let now = Tick::of(tokio::time::Instant::now().into_std());
+                self.circuit.release(admission, Outcome::Ignored, Duration::ZERO, now);
             }
             _ => {}
         }
@@ -488,7 +442,7 @@ pub struct CircuitSnapshot {
     /// Failures in a row up to now.
     pub consecutive_failures: u32,
     /// When a trial call is wanted, if it is open and a time is set.
-    pub next_trial: Option<Instant>,
+    pub next_trial: Option<Tick>,
     /// Calls refused so far.
     pub refused: u64,
     /// Calls whose end came after the state that had admitted them; they count for nothing.

@@ -62,11 +62,7 @@ impl Default for BreakerConfig {
 impl BreakerConfig {
     /// Starts from the defaults.
     pub fn builder() -> BreakerConfigBuilder {
-        BreakerConfigBuilder {
-            config: Self::default(),
-            failure_threshold: 0.5,
-            slow_call_threshold: 1.0,
-        }
+        BreakerConfigBuilder { config: Self::default(), failure_threshold: 0.5, slow_call_threshold: 1.0 }
     }
 
     /// The share of failed calls at which it opens (`≥`). Default 0.5.
@@ -229,21 +225,9 @@ impl BreakerConfigBuilder {
         };
         let (ms, hour) = (Duration::from_millis(1), Duration::from_secs(3600));
         within("reset_timeout", config.reset_timeout, ms, hour, "1ms to 1h");
-        within(
-            "max_reset_timeout",
-            config.max_reset_timeout,
-            ms,
-            24 * hour,
-            "1ms to 24h",
-        );
+        within("max_reset_timeout", config.max_reset_timeout, ms, 24 * hour, "1ms to 24h");
         if let WindowKind::Time(window) = config.window {
-            within(
-                "window",
-                window,
-                10 * ms,
-                hour,
-                "10ms to 1h, or 1 to 1000000 calls",
-            );
+            within("window", window, 10 * ms, hour, "10ms to 1h, or 1 to 1000000 calls");
         }
         if config.slow_call_duration == Some(Duration::ZERO) {
             mistakes.push(Mistake::new("slow_call_duration", "0s", "over 0s"));
@@ -256,11 +240,7 @@ impl BreakerConfigBuilder {
             ));
         }
         if !(1..=10_000).contains(&config.half_open_permits) {
-            mistakes.push(Mistake::new(
-                "half_open_permits",
-                config.half_open_permits,
-                "1 to 10000",
-            ));
+            mistakes.push(Mistake::new("half_open_permits", config.half_open_permits, "1 to 10000"));
         }
         InvalidConfig::check(mistakes)?;
         Ok(config)
@@ -281,51 +261,27 @@ mod tests {
             .build()
             .unwrap_err();
         let fields: Vec<_> = wrong.mistakes().iter().map(Mistake::field).collect();
-        assert_eq!(
-            fields,
-            [
-                "failure_threshold",
-                "reset_timeout",
-                "window",
-                "half_open_permits"
-            ]
-        );
+        assert_eq!(fields, ["failure_threshold", "reset_timeout", "window", "half_open_permits"]);
     }
 
     #[test]
     fn the_crate_page_states_the_defaults() {
         let page = include_str!("../README.md");
         let config = BreakerConfig::default();
-        let WindowKind::Time(window) = config.window() else {
-            panic!("the default window is over time")
-        };
+        let WindowKind::Time(window) = config.window() else { panic!("the default window is over time") };
         for (knob, value) in [
-            (
-                "failure_threshold",
-                config.failure_threshold().as_f64().to_string(),
-            ),
+            ("failure_threshold", config.failure_threshold().as_f64().to_string()),
             ("min_calls", config.min_calls().to_string()),
             ("window", format!("{window:?}")),
             ("consecutive_failures", config.consecutive_failures().to_string()),
-            (
-                "slow_call_duration",
-                config
-                    .slow_call_duration()
-                    .map_or("none".into(), |d| format!("{d:?}")),
-            ),
-            (
-                "slow_call_threshold",
-                config.slow_call_threshold().as_f64().to_string(),
-            ),
+            ("slow_call_duration", config.slow_call_duration().map_or("none".into(), |d| format!("{d:?}"))),
+            ("slow_call_threshold", config.slow_call_threshold().as_f64().to_string()),
             ("reset_timeout", format!("{:?}", config.reset_timeout())),
             ("max_reset_timeout", format!("{:?}", config.max_reset_timeout())),
             ("half_open_permits", config.half_open_permits().to_string()),
             ("stalled_after", format!("{:?}", config.stalled_after())),
         ] {
-            assert!(
-                page.contains(&format!("| `{knob}` | {value} |")),
-                "{knob} {value}"
-            );
+            assert!(page.contains(&format!("| `{knob}` | {value} |")), "{knob} {value}");
         }
     }
 }

@@ -15,9 +15,7 @@ pub struct CircuitOpen {
 
 impl CircuitOpen {
     pub(crate) fn new(retry_after: Option<Duration>) -> Self {
-        Self {
-            judged: Judged::new(Verdict::REFUSED.with_wait(retry_after)),
-        }
+        Self { judged: Judged::new(Verdict::REFUSED.with_wait(retry_after)) }
     }
 
     /// How long until it is worth asking again, if that is known. None for a circuit that is forced open.

@@ -32,21 +32,11 @@ pin_project_lite::pin_project! {
 
 impl<F, C> BreakerFuture<F, C> {
     pub(crate) fn calling(future: F, guard: CircuitGuard, classifier: C) -> Self {
-        Self {
-            state: FutureState::Calling {
-                future,
-                guard: Some(guard),
-                classifier,
-            },
-        }
+        Self { state: FutureState::Calling { future, guard: Some(guard), classifier } }
     }
 
     pub(crate) fn refused(refusal: CircuitOpen) -> Self {
-        Self {
-            state: FutureState::Refused {
-                refusal: Some(refusal),
-            },
-        }
+        Self { state: FutureState::Refused { refusal: Some(refusal) } }
     }
 }
 
@@ -60,11 +50,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
-            StateProj::Calling {
-                future,
-                guard,
-                classifier,
-            } => {
+            StateProj::Calling { future, guard, classifier } => {
                 let result = ready!(future.poll(cx)).map_err(Into::into);
                 let guard = guard.take().expect("a future is not polled after it is ready");
                 let verdict = judge(classifier, result.as_ref().map_err(|error| &**error));
@@ -76,10 +62,9 @@ where
                     }
                 })
             }
-            StateProj::Refused { refusal } => Poll::Ready(Err(refusal
-                .take()
-                .expect("a future is not polled after it is ready")
-                .into())),
+            StateProj::Refused { refusal } => {
+                Poll::Ready(Err(refusal.take().expect("a future is not polled after it is ready").into()))
+            }
         }
     }
 }

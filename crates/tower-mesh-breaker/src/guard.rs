@@ -1,9 +1,7 @@
 //! The breaker's guard over one call.
 
-use std::time::Instant;
-
-use tower_mesh_core::CallContext;
 use tower_mesh_core::classify::{Guard, Verdict};
+use tower_mesh_core::{CallContext, Tick};
 
 use crate::circuit::Circuit;
 use crate::policy::machine::{Admission, State};
@@ -15,36 +13,26 @@ pub struct CircuitGuard {
     circuit: Circuit,
     /// None once it has been told.
     admission: Option<Admission>,
-    started: Instant,
-    /// When something last arrived; only a streaming response moves it.
-    progressed: Instant,
+    started: Tick,
+    /// When something last arrived, if anything did; only a streaming response tells.
+    progressed: Option<Tick>,
 }
 
 impl CircuitGuard {
-    pub(crate) fn new(circuit: Circuit, admission: Admission, started: Instant) -> Self {
-        Self {
-            circuit,
-            admission: Some(admission),
-            started,
-            progressed: started,
-        }
+    pub(crate) fn new(circuit: Circuit, admission: Admission, started: Tick) -> Self {
+        Self { circuit, admission: Some(admission), started, progressed: None }
     }
 }
 
 impl Guard for CircuitGuard {
     fn progress(&mut self) {
-        self.progressed = clock();
+        self.progressed = Some(clock());
     }
 
     fn finish(mut self, verdict: Verdict) {
         if let Some(admission) = self.admission.take() {
             let now = CallContext::attempt_ended(self.started, clock);
-            self.circuit.release(
-                admission,
-                verdict.outcome,
-                now.saturating_duration_since(self.started),
-                now,
-            );
+            self.circuit.release(admission, verdict.outcome, now.since(self.started), now);
         }
     }
 }
@@ -58,14 +46,9 @@ impl Drop for CircuitGuard {
             return;
         }
         let now = CallContext::attempt_ended(self.started, clock);
-        let quiet = now.saturating_duration_since(self.progressed);
+        let quiet = now.since(self.progressed.unwrap_or(self.started));
         let reason = CallContext::drop_reason_of(self.started);
         let outcome = self.circuit.config().abandoned().outcome(reason, quiet);
-        self.circuit.release(
-            admission,
-            outcome,
-            now.saturating_duration_since(self.started),
-            now,
-        );
+        self.circuit.release(admission, outcome, now.since(self.started), now);
     }
 }

@@ -26,19 +26,13 @@ pub struct BreakerLayer<C> {
 
 /// The circuits of endpoints by their key. Weak: a circuit goes with the services of its endpoint.
 #[derive(Default)]
-struct Endpoints(Mutex<HashMap<u64, Weak<Inner>>>);
+struct Endpoints(Mutex<HashMap<u32, Weak<Inner>>>);
 
 impl<C> BreakerLayer<C> {
     /// A closed circuit.
     pub fn new(config: BreakerConfig, classifier: C) -> Self {
         let circuit = Circuit::new(config, clock());
-        Self {
-            config,
-            classifier,
-            circuit,
-            watching: false,
-            endpoints: Arc::default(),
-        }
+        Self { config, classifier, circuit, watching: false, endpoints: Arc::default() }
     }
 
     /// The layer for one endpoint: its circuit shows in the endpoint's availability, and a refusal is the balancer's to handle, which picks another.
@@ -73,16 +67,12 @@ impl<C> BreakerLayer<C> {
 
     /// The circuits of all endpoints watched through this layer, in no order.
     pub fn circuits(&self) -> Vec<Circuit> {
-        self.endpoints
-            .lock()
-            .values()
-            .filter_map(Circuit::upgrade)
-            .collect()
+        self.endpoints.lock().values().filter_map(Circuit::upgrade).collect()
     }
 }
 
 impl Endpoints {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Weak<Inner>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Weak<Inner>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -91,12 +81,7 @@ impl<S, C: Clone> Layer<S> for BreakerLayer<C> {
     type Service = Breaker<S, C>;
 
     fn layer(&self, inner: S) -> Breaker<S, C> {
-        Breaker::new(
-            inner,
-            self.circuit.clone(),
-            self.classifier.clone(),
-            self.watching,
-        )
+        Breaker::new(inner, self.circuit.clone(), self.classifier.clone(), self.watching)
     }
 }
 

@@ -4,11 +4,11 @@ use std::fmt;
 use std::future::Future as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::futures::OwnedNotified;
 use tower_mesh_core::classify::{Origin, Outcome};
-use tower_mesh_core::{BoxError, CallContext, Classify};
+use tower_mesh_core::{BoxError, CallContext, Classify, Tick};
 use tower_service::Service;
 
 use crate::circuit::{Circuit, Permit};
@@ -45,14 +45,7 @@ enum Ticket {
 
 impl<S, C> Breaker<S, C> {
     pub(crate) fn new(inner: S, circuit: Circuit, classifier: C, watching: bool) -> Self {
-        Self {
-            inner,
-            circuit,
-            classifier,
-            watching,
-            ticket: Ticket::None,
-            changed: None,
-        }
+        Self { inner, circuit, classifier, watching, ticket: Ticket::None, changed: None }
     }
 
     /// The service around which this stands.
@@ -97,9 +90,8 @@ impl<S, C> Breaker<S, C> {
     #[cold]
     fn heard_change(&mut self, cx: &mut Context<'_>) -> bool {
         let fresh = self.changed.is_none();
-        let changed = self
-            .changed
-            .get_or_insert_with(|| Box::pin(self.circuit.changed().clone().notified_owned()));
+        let changed =
+            self.changed.get_or_insert_with(|| Box::pin(self.circuit.changed().clone().notified_owned()));
         if changed.as_mut().poll(cx).is_ready() {
             self.changed = None;
             return true;
@@ -112,12 +104,7 @@ impl<S, C> Breaker<S, C> {
 impl<S: Clone, C: Clone> Clone for Breaker<S, C> {
     /// The clone shares the circuit but starts without a ticket: leave for one call is not leave for two.
     fn clone(&self) -> Self {
-        Self::new(
-            self.inner.clone(),
-            self.circuit.clone(),
-            self.classifier.clone(),
-            self.watching,
-        )
+        Self::new(self.inner.clone(), self.circuit.clone(), self.classifier.clone(), self.watching)
     }
 }
 
@@ -186,18 +173,13 @@ impl<S, C> Breaker<S, C> {
             }
             Ticket::None | Ticket::Refused(_) => return,
         };
-        self.circuit.release(
-            admission,
-            Outcome::Failure(Origin::Local),
-            Duration::ZERO,
-            clock(),
-        );
+        self.circuit.release(admission, Outcome::Failure(Origin::Local), Duration::ZERO, clock());
     }
 }
 
 /// The layer's clock: tokio's, so that a paused one reaches it.
-pub(crate) fn clock() -> Instant {
-    tokio::time::Instant::now().into_std()
+pub(crate) fn clock() -> Tick {
+    Tick::of(tokio::time::Instant::now().into_std())
 }
 
 impl<S: fmt::Debug, C> fmt::Debug for Breaker<S, C> {

@@ -89,9 +89,7 @@ impl Availability {
 
     /// The reasons, in the order of [`Reason::ALL`].
     pub fn reasons(self) -> impl Iterator<Item = Reason> {
-        Reason::ALL
-            .into_iter()
-            .filter(move |&reason| self.contains(reason))
+        Reason::ALL.into_iter().filter(move |&reason| self.contains(reason))
     }
 }
 
@@ -130,10 +128,7 @@ mod tests {
     fn advice_does_not_block_and_bans_do() {
         for reason in Reason::ALL {
             let set: Availability = [reason].into_iter().collect();
-            let advice = matches!(
-                reason,
-                Reason::CircuitHalfOpen | Reason::Degraded | Reason::Warming
-            );
+            let advice = matches!(reason, Reason::CircuitHalfOpen | Reason::Degraded | Reason::Warming);
             assert_eq!(set.is_blocked(), !advice, "{reason:?}");
             assert_eq!(set.without(reason), Availability::FULL);
         }

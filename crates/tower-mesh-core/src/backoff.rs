@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::handle::nanos;
+use crate::tick::nanos;
 
 /// One draw from a random source, given to a policy as an argument.
 #[derive(Debug, Clone, Copy)]
@@ -104,11 +104,7 @@ impl Backoff {
             Jitter::Decorrelated => {
                 let widest = previous.saturating_mul(3).min(self.max);
                 // Once at the maximum the range would be a point and all clients in step again: spread over the whole range instead.
-                let from = if previous >= self.max {
-                    self.base.min(self.max)
-                } else {
-                    previous
-                };
+                let from = if previous >= self.max { self.base.min(self.max) } else { previous };
                 from + widest.saturating_sub(from).mul_f64(chance.uniform())
             }
         }
@@ -124,10 +120,7 @@ mod tests {
     #[test]
     fn growth_saturates_at_the_maximum_for_any_attempt() {
         let backoff = Backoff::new(86_400_000 * MS, 172_800_000 * MS, Jitter::None);
-        assert_eq!(
-            backoff.delay(1001, Duration::ZERO, Chance::Raw(0)),
-            172_800_000 * MS
-        );
+        assert_eq!(backoff.delay(1001, Duration::ZERO, Chance::Raw(0)), 172_800_000 * MS);
         let endless = Backoff::new(MS, Duration::MAX, Jitter::None);
         assert!(endless.ceiling(u32::MAX) > Duration::from_secs(500 * 365 * 86_400));
     }

@@ -56,37 +56,17 @@ pub struct Verdict {
 
 impl Verdict {
     /// It worked; there is nothing to send again.
-    pub const SUCCESS: Self = Self {
-        outcome: Outcome::Success,
-        retry: Retry::Never,
-        wait: None,
-    };
+    pub const SUCCESS: Self = Self { outcome: Outcome::Success, retry: Retry::Never, wait: None };
     /// It says nothing about the endpoint, and is final.
-    pub const IGNORED: Self = Self {
-        outcome: Outcome::Ignored,
-        retry: Retry::Never,
-        wait: None,
-    };
+    pub const IGNORED: Self = Self { outcome: Outcome::Ignored, retry: Retry::Never, wait: None };
     /// The end of the response will tell; as far as the head goes it is final.
-    pub const UNDECIDED: Self = Self {
-        outcome: Outcome::Undecided,
-        retry: Retry::Never,
-        wait: None,
-    };
+    pub const UNDECIDED: Self = Self { outcome: Outcome::Undecided, retry: Retry::Never, wait: None };
     /// We refused it ourselves: certainly not processed.
-    pub const REFUSED: Self = Self {
-        outcome: Outcome::Refused,
-        retry: Retry::NotProcessed,
-        wait: None,
-    };
+    pub const REFUSED: Self = Self { outcome: Outcome::Refused, retry: Retry::NotProcessed, wait: None };
 
     /// A failure from `origin`, to be sent again as `retry` says.
     pub const fn failure(origin: Origin, retry: Retry) -> Self {
-        Self {
-            outcome: Outcome::Failure(origin),
-            retry,
-            wait: None,
-        }
+        Self { outcome: Outcome::Failure(origin), retry, wait: None }
     }
 
     /// The same, with the wait the server asked for.
@@ -277,17 +257,8 @@ mod tests {
         let policy = AbandonedPolicy::new(Duration::from_secs(1));
         let short = Duration::from_millis(999);
         assert_eq!(policy.outcome(DropReason::CallerGone, short), Outcome::Ignored);
-        assert!(matches!(
-            policy.outcome(DropReason::CallerGone, 2 * short),
-            Outcome::Failure(Origin::Local)
-        ));
-        assert!(matches!(
-            policy.outcome(DropReason::AttemptTimeout, Duration::ZERO),
-            Outcome::Failure(_)
-        ));
-        assert_eq!(
-            policy.outcome(DropReason::HedgeLost, 100 * short),
-            Outcome::Ignored
-        );
+        assert!(matches!(policy.outcome(DropReason::CallerGone, 2 * short), Outcome::Failure(Origin::Local)));
+        assert!(matches!(policy.outcome(DropReason::AttemptTimeout, Duration::ZERO), Outcome::Failure(_)));
+        assert_eq!(policy.outcome(DropReason::HedgeLost, 100 * short), Outcome::Ignored);
     }
 }

@@ -1,8 +1,10 @@
 //! What belongs to one call, whatever its request type, lent for the length of each poll.
 
 use std::cell::RefCell;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::operation::Operation;
+use crate::tick::Tick;
 
 /// What the layers of one call tell each other.
 ///
@@ -19,26 +21,41 @@ use std::time::{Duration, Instant};
 /// });
 /// assert!(CallContext::with(|_| ()).is_none(), "nothing is lent outside");
 /// ```
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct CallContext {
-    started: Option<Instant>,
-    ended: Option<Instant>,
-    deadline: Option<Instant>,
-    deadline_kept: bool,
-    drop_reason: Option<DropReason>,
+    started: Option<Tick>,
+    ended: Option<Tick>,
+    deadline: Option<Tick>,
     hash_key: Option<u64>,
-    operation: Option<Arc<str>>,
     tried: Tried,
+    operation: Option<Operation>,
+    drop_reason: Option<DropReason>,
+    deadline_kept: bool,
+    /// Set while it stands in [`CURRENT`].
+    lent: bool,
 }
 
 thread_local! {
-    static CURRENT: RefCell<Option<CallContext>> = const { RefCell::new(None) };
+    /// The context lent now, or one that is not lent. Lending swaps it with the owner's, which so keeps what was lent before.
+    static CURRENT: RefCell<CallContext> = const { RefCell::new(CallContext::EMPTY) };
 }
 
 impl CallContext {
+    const EMPTY: Self = Self {
+        started: None,
+        ended: None,
+        deadline: None,
+        deadline_kept: false,
+        drop_reason: None,
+        hash_key: None,
+        operation: None,
+        tried: Tried { keys: [0; Tried::MAX], len: 0 },
+        lent: false,
+    };
+
     /// A context of which nothing is known yet.
     pub fn new() -> Self {
-        Self::default()
+        Self::EMPTY
     }
 
     /// A context for a part of the call whose context is lent now: its deadline, operation and hash key are taken over, and so is the
@@ -48,15 +65,15 @@ impl CallContext {
             started: call.started,
             deadline: call.deadline,
             hash_key: call.hash_key,
-            operation: call.operation.clone(),
-            ..Self::default()
+            operation: call.operation,
+            ..Self::EMPTY
         })
-        .unwrap_or_default()
+        .unwrap_or(Self::EMPTY)
     }
 
     /// Gives the operation its name, for policies and reports.
-    pub fn with_operation(mut self, operation: impl Into<Arc<str>>) -> Self {
-        self.operation = Some(operation.into());
+    pub fn with_operation(mut self, operation: Operation) -> Self {
+        self.operation = Some(operation);
         self
     }
 
@@ -67,32 +84,33 @@ impl CallContext {
     }
 
     /// Sets when the whole call must have ended; an earlier deadline stays.
-    pub fn with_deadline(mut self, deadline: Instant) -> Self {
+    pub fn with_deadline(mut self, deadline: Tick) -> Self {
         self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
         self
     }
 
     /// Runs `f` while this context is lent to everything `f` calls on this thread.
+    #[inline]
     pub fn lend<R>(&mut self, f: impl FnOnce() -> R) -> R {
         /// Takes the context back even if `f` panics.
-        struct Lent<'a> {
-            owner: &'a mut CallContext,
-            outer: Option<CallContext>,
-        }
+        struct Lent<'a>(&'a mut CallContext);
         impl Drop for Lent<'_> {
+            #[inline]
             fn drop(&mut self) {
-                let back = swap(self.outer.take());
-                if let Some(back) = back {
-                    *self.owner = back;
-                }
+                exchange(self.0);
+                self.0.lent = false;
             }
         }
-        fn swap(next: Option<CallContext>) -> Option<CallContext> {
-            // Fails only while the thread is being torn down: then nothing is lent.
-            CURRENT.try_with(|current| current.replace(next)).ok().flatten()
+        #[inline]
+        fn exchange(context: &mut CallContext) {
+            // Fails only while the thread is being torn down: then nothing is lent, both times.
+            let _ = CURRENT.try_with(|current| {
+                current.try_borrow_mut().map(|mut current| std::mem::swap(context, &mut current))
+            });
         }
-        let outer = swap(Some(std::mem::take(self)));
-        let _lent = Lent { owner: self, outer };
+        self.lent = true;
+        exchange(self);
+        let _lent = Lent(self);
         f()
     }
 
@@ -109,11 +127,9 @@ impl CallContext {
     #[inline]
     pub fn with<R>(f: impl FnOnce(&mut CallContext) -> R) -> Option<R> {
         CURRENT
-            .try_with(|current| {
-                current
-                    .try_borrow_mut()
-                    .ok()
-                    .and_then(|mut call| call.as_mut().map(f))
+            .try_with(|current| match current.try_borrow_mut() {
+                Ok(mut call) if call.lent => Some(f(&mut call)),
+                _ => None,
             })
             .ok()
             .flatten()
@@ -121,50 +137,30 @@ impl CallContext {
 
     /// Why the part of a call that started at `started` is being dropped right now: [`DropReason::CallerGone`] unless the context of that
     /// very attempt is lent with another reason.
-    pub fn drop_reason_of(started: Instant) -> DropReason {
-        Self::with(|call| {
-            if call.started == Some(started) {
-                call.drop_reason
-            } else {
-                None
-            }
-        })
-        .flatten()
-        .unwrap_or(DropReason::CallerGone)
+    pub fn drop_reason_of(started: Tick) -> DropReason {
+        Self::with(|call| if call.started == Some(started) { call.drop_reason } else { None })
+            .flatten()
+            .unwrap_or(DropReason::CallerGone)
     }
 
     /// When the attempt under way started: the reading in the context lent now, which `clock` supplies if it has none. One clock
     /// reading so serves every layer of an attempt.
     #[inline]
-    pub fn attempt_started(clock: impl FnOnce() -> Instant) -> Instant {
-        match Self::with(|call| call.started) {
-            Some(Some(at)) => at,
-            Some(None) => {
-                let at = clock();
-                Self::with(|call| call.started = Some(at));
-                at
-            }
-            None => clock(),
-        }
+    pub fn attempt_started(clock: impl Fn() -> Tick) -> Tick {
+        Self::with(|call| *call.started.get_or_insert_with(&clock)).unwrap_or_else(&clock)
     }
 
     /// When the attempt that started at `started` ended: as [`attempt_started`](Self::attempt_started), for the reading at its end. If the
     /// context lent now is that of another attempt (a body is read inside another call), `clock` is read.
     #[inline]
-    pub fn attempt_ended(started: Instant, clock: impl FnOnce() -> Instant) -> Instant {
-        match Self::with(|call| (call.started == Some(started)).then_some(call.ended)).flatten() {
-            Some(Some(at)) => at,
-            Some(None) => {
-                let at = clock();
-                Self::with(|call| call.ended = Some(at));
-                at
-            }
-            None => clock(),
-        }
+    pub fn attempt_ended(started: Tick, clock: impl Fn() -> Tick) -> Tick {
+        Self::with(|call| (call.started == Some(started)).then(|| *call.ended.get_or_insert_with(&clock)))
+            .flatten()
+            .unwrap_or_else(&clock)
     }
 
     /// Starts the attempt's clock anew at `now`: it waited for something, and the wait says nothing of the endpoint it now goes to.
-    pub fn restart_attempt(now: Instant) {
+    pub fn restart_attempt(now: Tick) {
         Self::with(|call| call.started = Some(now));
     }
 
@@ -175,24 +171,23 @@ impl CallContext {
     }
 
     /// The clock reading at the start of the attempt, if anybody took one.
-    pub fn started(&self) -> Option<Instant> {
+    pub fn started(&self) -> Option<Tick> {
         self.started
     }
 
     /// The clock reading at the end of the attempt, if anybody took one.
-    pub fn ended(&self) -> Option<Instant> {
+    pub fn ended(&self) -> Option<Tick> {
         self.ended
     }
 
     /// When the whole call must have ended, if there is a bound.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<Tick> {
         self.deadline
     }
 
     /// The time left at `now`, if there is a bound; zero once it has passed.
-    pub fn remaining(&self, now: Instant) -> Option<Duration> {
-        self.deadline
-            .map(|deadline| deadline.saturating_duration_since(now))
+    pub fn remaining(&self, now: Tick) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.since(now))
     }
 
     /// Tells the owner of the deadline that an inner layer will end the call by then, so that one timer serves both.
@@ -206,8 +201,8 @@ impl CallContext {
     }
 
     /// The operation's name, if it was given.
-    pub fn operation(&self) -> Option<&str> {
-        self.operation.as_deref()
+    pub fn operation(&self) -> Option<Operation> {
+        self.operation
     }
 
     /// What consistent hashing goes by, if it was given.
@@ -217,7 +212,7 @@ impl CallContext {
 
     /// Remembers that this call has been sent to the endpoint of this [key](crate::EndpointHandle::key), so that another attempt goes elsewhere.
     #[inline]
-    pub fn add_tried(&mut self, key: u64) {
+    pub fn add_tried(&mut self, key: u32) {
         self.tried.add(key);
     }
 
@@ -225,6 +220,12 @@ impl CallContext {
     #[inline]
     pub fn tried(&self) -> Tried {
         self.tried
+    }
+}
+
+impl Default for CallContext {
+    fn default() -> Self {
+        Self::EMPTY
     }
 }
 
@@ -245,15 +246,15 @@ pub enum DropReason {
 /// The endpoints that one call has been sent to, by [key](crate::EndpointHandle::key), oldest first.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Tried {
-    keys: [u64; Tried::MAX],
+    keys: [u32; Tried::MAX],
     len: u8,
 }
 
 impl Tried {
     /// How many are remembered: the latest.
-    pub const MAX: usize = 7;
+    pub const MAX: usize = 5;
 
-    fn add(&mut self, key: u64) {
+    fn add(&mut self, key: u32) {
         if usize::from(self.len) == Self::MAX {
             self.keys.rotate_left(1);
             self.keys[Self::MAX - 1] = key;
@@ -265,13 +266,13 @@ impl Tried {
 
     /// The keys.
     #[inline]
-    pub fn keys(&self) -> &[u64] {
+    pub fn keys(&self) -> &[u32] {
         &self.keys[..usize::from(self.len)]
     }
 
     /// Whether `key` is among them.
     #[inline]
-    pub fn contains(&self, key: u64) -> bool {
+    pub fn contains(&self, key: u32) -> bool {
         self.len > 0 && self.keys().contains(&key)
     }
 }
@@ -303,7 +304,7 @@ mod tests {
 
     #[test]
     fn guards_learn_why_they_are_dropped() {
-        struct Tell<'a>(Instant, &'a mut Option<DropReason>);
+        struct Tell<'a>(Tick, &'a mut Option<DropReason>);
         impl Drop for Tell<'_> {
             fn drop(&mut self) {
                 *self.1 = Some(CallContext::drop_reason_of(self.0));
@@ -316,15 +317,8 @@ mod tests {
         assert_eq!(seen, Some(DropReason::CallerGone));
         call.drop_for(DropReason::AttemptTimeout, Tell(now, &mut seen));
         assert_eq!(seen, Some(DropReason::AttemptTimeout));
-        call.drop_for(
-            DropReason::AttemptTimeout,
-            Tell(now + Duration::from_nanos(1), &mut seen),
-        );
-        assert_eq!(
-            seen,
-            Some(DropReason::CallerGone),
-            "the guard belongs to another attempt"
-        );
+        call.drop_for(DropReason::AttemptTimeout, Tell(now + Duration::from_nanos(1), &mut seen));
+        assert_eq!(seen, Some(DropReason::CallerGone), "the guard belongs to another attempt");
     }
 
     #[test]
@@ -332,15 +326,9 @@ mod tests {
         let mut call = CallContext::new();
         let started = call.lend(|| CallContext::attempt_started(instant));
         call.lend(|| {
-            assert_eq!(
-                CallContext::attempt_started(|| unreachable!("read already")),
-                started
-            );
+            assert_eq!(CallContext::attempt_started(|| unreachable!("read already")), started);
             let ended = CallContext::attempt_ended(started, instant);
-            assert_eq!(
-                CallContext::attempt_ended(started, || unreachable!("read already")),
-                ended
-            );
+            assert_eq!(CallContext::attempt_ended(started, || unreachable!("read already")), ended);
             let other = started + Duration::from_secs(9);
             assert_eq!(CallContext::attempt_ended(other, || other), other);
         });
@@ -348,18 +336,15 @@ mod tests {
         assert_eq!((call.started(), call.ended()), (None, None));
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "stands for the clock that a shell supplies"
-    )]
-    fn instant() -> Instant {
-        Instant::now()
+    #[expect(clippy::disallowed_methods, reason = "stands for the clock that a shell supplies")]
+    fn instant() -> Tick {
+        Tick::of(std::time::Instant::now())
     }
 
     #[test]
     fn the_oldest_pick_is_forgotten_first() {
         let mut tried = Tried::default();
-        (1..=9).for_each(|key| tried.add(key));
-        assert_eq!(tried.keys(), [3, 4, 5, 6, 7, 8, 9]);
+        (1..=7).for_each(|key| tried.add(key));
+        assert_eq!(tried.keys(), [3, 4, 5, 6, 7]);
     }
 }

@@ -200,10 +200,7 @@ pub struct InvalidEndpoint {
 
 impl InvalidEndpoint {
     fn new(field: &'static str, found: &str) -> Self {
-        Self {
-            field,
-            found: found.chars().take(64).collect(),
-        }
+        Self { field, found: found.chars().take(64).collect() }
     }
 
     /// The attribute that is wrong.
@@ -244,16 +241,10 @@ mod tests {
         assert_eq!(Endpoint::new("").unwrap_err().field(), "address");
         assert_eq!(Endpoint::new("a b").unwrap_err().field(), "address");
         let endpoint = Endpoint::new("a:1").unwrap();
-        assert_eq!(
-            endpoint.clone().with_locality("").unwrap_err().field(),
-            "locality"
-        );
+        assert_eq!(endpoint.clone().with_locality("").unwrap_err().field(), "locality");
         let full =
             (0..Endpoint::MAX_METADATA).fold(endpoint, |e, i| e.with_metadata(format!("k{i}"), "v").unwrap());
-        assert_eq!(
-            full.clone().with_metadata("one-more", "v").unwrap_err().field(),
-            "metadata"
-        );
+        assert_eq!(full.clone().with_metadata("one-more", "v").unwrap_err().field(), "metadata");
         assert_eq!(full.with_metadata("k0", "w").unwrap().metadata()["k0"], "w");
     }
 }

@@ -70,10 +70,7 @@ impl Judged {
 
     /// Carries `verdict` in front of `cause`, whatever verdict that may carry.
     pub fn because(verdict: Verdict, cause: impl Into<BoxError>) -> Self {
-        Self {
-            verdict,
-            cause: Some(cause.into()),
-        }
+        Self { verdict, cause: Some(cause.into()) }
     }
 
     /// The verdict.
@@ -110,11 +107,7 @@ impl InvalidConfig {
     /// # Errors
     /// When there is any.
     pub fn check(mistakes: Vec<Mistake>) -> Result<(), Self> {
-        if mistakes.is_empty() {
-            Ok(())
-        } else {
-            Err(Self { mistakes })
-        }
+        if mistakes.is_empty() { Ok(()) } else { Err(Self { mistakes }) }
     }
 
     /// The mistakes, in the order in which they were found.
@@ -146,11 +139,7 @@ pub struct Mistake {
 impl Mistake {
     /// A mistake in `field`, where `found` stood and `allowed` would have been right.
     pub fn new(field: impl Into<String>, found: impl fmt::Display, allowed: impl Into<String>) -> Self {
-        Self {
-            field: field.into(),
-            found: found.to_string(),
-            allowed: allowed.into(),
-        }
+        Self { field: field.into(), found: found.to_string(), allowed: allowed.into() }
     }
 
     /// The same mistake, seen from a level further out: its field becomes `path.field`.
@@ -177,11 +166,7 @@ impl Mistake {
 
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}: found {}, allowed is {}",
-            self.field, self.found, self.allowed
-        )
+        write!(f, "{}: found {}, allowed is {}", self.field, self.found, self.allowed)
     }
 }
 
@@ -205,10 +190,7 @@ mod tests {
         let twice = std::io::Error::other(io);
         let error: BoxError = Box::new(twice);
         assert!(
-            error
-                .source()
-                .and_then(|source| source.downcast_ref::<Leaf>())
-                .is_none(),
+            error.source().and_then(|source| source.downcast_ref::<Leaf>()).is_none(),
             "source() alone misses it"
         );
         assert!(find::<Leaf>(&*error).is_some());

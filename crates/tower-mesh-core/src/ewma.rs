@@ -6,23 +6,32 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// The weight that what was known keeps after `elapsed`, with time constant `tau`: `exp(-elapsed/tau)`.
-///
-/// For the short gaps of a busy endpoint a cubic stands in for the exponential; its relative error there is below 1e-13.
-#[inline]
-pub fn decay(elapsed_ns: u64, tau_ns: f64) -> f64 {
-    let x = elapsed_ns as f64 / tau_ns;
-    if x < 1.0 / 1024.0 {
-        1.0 - x * (1.0 - x * (0.5 - x / 6.0))
-    } else {
-        (-x).exp()
+/// How fast what was known loses weight: after `elapsed` it keeps `exp(-elapsed/τ)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Decay {
+    per_ns: f64,
+}
+
+impl Decay {
+    /// Decay with the time constant `tau`, which is taken as at least one nanosecond.
+    pub fn new(tau: Duration) -> Self {
+        Self { per_ns: 1.0 / (tau.as_nanos() as f64).max(1.0) }
+    }
+
+    /// The weight kept after `elapsed_ns` nanoseconds.
+    ///
+    /// For the short gaps of a busy endpoint a cubic stands in for the exponential; its relative error there is below 1e-13.
+    #[inline]
+    pub fn weight(self, elapsed_ns: u64) -> f64 {
+        let x = elapsed_ns as f64 * self.per_ns;
+        if x < 1.0 / 1024.0 { 1.0 - x * (1.0 - x * (0.5 - x / 6.0)) } else { (-x).exp() }
     }
 }
 
 /// An exponentially weighted moving average over time, owned by one place.
 #[derive(Debug, Clone)]
 pub struct Ewma {
-    tau_ns: f64,
+    decay: Decay,
     value: Option<f64>,
     stamp_ns: u64,
 }
@@ -30,11 +39,7 @@ pub struct Ewma {
 impl Ewma {
     /// An average with no history and time constant `tau`, which is taken as at least one nanosecond.
     pub fn new(tau: Duration) -> Self {
-        Self {
-            tau_ns: (tau.as_nanos() as f64).max(1.0),
-            value: None,
-            stamp_ns: 0,
-        }
+        Self { decay: Decay::new(tau), value: None, stamp_ns: 0 }
     }
 
     /// Takes in `sample`, observed at `now_ns`. A sample not newer than the last one is ignored.
@@ -43,7 +48,7 @@ impl Ewma {
             None => self.value = Some(sample),
             Some(_) if now_ns <= self.stamp_ns => return,
             Some(old) => {
-                let w = decay(now_ns - self.stamp_ns, self.tau_ns);
+                let w = self.decay.weight(now_ns - self.stamp_ns);
                 self.value = Some(sample * (1.0 - w) + old * w);
             }
         }
@@ -85,7 +90,7 @@ pub struct PeakEwma {
 impl PeakEwma {
     /// Takes in a completed attempt of `rtt_ns` at `now_ns`. An older time stamp than the last is ignored.
     #[inline]
-    pub fn observe(&self, now_ns: u64, rtt_ns: f64, tau_ns: f64) {
+    pub fn observe(&self, now_ns: u64, rtt_ns: f64, decay: Decay) {
         let cost = f64::from_bits(self.cost.load(Relaxed));
         let stamp = self.stamp_ns.load(Relaxed);
         // A zero sample would read as "no history".
@@ -95,7 +100,7 @@ impl PeakEwma {
         } else if now_ns < stamp {
             return;
         } else {
-            let w = decay(now_ns - stamp, tau_ns);
+            let w = decay.weight(now_ns - stamp);
             rtt * (1.0 - w) + cost * w
         };
         self.stamp_ns.store(now_ns, Relaxed);
@@ -104,12 +109,12 @@ impl PeakEwma {
 
     /// The estimate at `now_ns`, decayed towards zero since the last sample; 0 without history.
     #[inline]
-    pub fn get(&self, now_ns: u64, tau_ns: f64) -> f64 {
+    pub fn get(&self, now_ns: u64, decay: Decay) -> f64 {
         let cost = f64::from_bits(self.cost.load(Relaxed));
         if cost == 0.0 {
             return 0.0;
         }
-        cost * decay(now_ns.saturating_sub(self.stamp_ns.load(Relaxed)), tau_ns)
+        cost * decay.weight(now_ns.saturating_sub(self.stamp_ns.load(Relaxed)))
     }
 
     /// Forgets the history: the next call is a first call again.
@@ -137,31 +142,26 @@ mod tests {
 
     #[test]
     fn the_cubic_agrees_with_the_exponential_where_it_is_used() {
+        let decay = Decay::new(Duration::from_secs(10));
         for elapsed in [0_u64, 1, 1_000, 1_000_000, 9_765_000] {
             let exact = (-(elapsed as f64) / 1e10).exp();
-            assert!((decay(elapsed, 1e10) - exact).abs() < 1e-13, "{elapsed}");
+            assert!((decay.weight(elapsed) - exact).abs() < 1e-13, "{elapsed}");
         }
-        assert!(
-            (decay(9_765_000, 1e10) - decay(9_766_000, 1e10)).abs() < 1e-6,
-            "no step where they meet"
-        );
+        assert!((decay.weight(9_765_000) - decay.weight(9_766_000)).abs() < 1e-6, "no step where they meet");
     }
 
     #[test]
     fn reading_projects_but_does_not_write() {
-        let ewma = PeakEwma::default();
-        ewma.observe(0, 100.0, 10.0);
-        let later = ewma.get(10, 10.0);
+        let (ewma, decay) = (PeakEwma::default(), Decay::new(Duration::from_nanos(10)));
+        ewma.observe(0, 100.0, decay);
+        let later = ewma.get(10, decay);
         assert!((later - 100.0 * (-1.0_f64).exp()).abs() < 1e-9);
-        assert_eq!(ewma.get(0, 10.0), 100.0);
+        assert_eq!(ewma.get(0, decay), 100.0);
     }
 
     #[test]
     fn a_newcomer_gets_one_call_until_it_answers() {
         assert_eq!(load(0.0, 0), 0.0);
-        assert!(
-            load(0.0, 1) > load(60e9, 1000),
-            "worse than a minute of latency behind a thousand calls"
-        );
+        assert!(load(0.0, 1) > load(60e9, 1000), "worse than a minute of latency behind a thousand calls");
     }
 }

@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::availability::{Availability, Reason};
 use crate::classify::Outcome;
 use crate::endpoint::{Endpoint, EndpointId};
-use crate::ewma::{self, PeakEwma};
+use crate::ewma::{self, Decay, PeakEwma};
+use crate::tick::Tick;
 
 /// What is known of one live endpoint, shared by every layer and every caller; cheap to clone.
 ///
@@ -23,7 +24,7 @@ pub struct EndpointHandle(Arc<Record>);
 struct Record {
     hot: Hot,
     trial: Trial,
-    key: u64,
+    key: u32,
     id: EndpointId,
     endpoint: Mutex<Arc<Endpoint>>,
 }
@@ -46,7 +47,7 @@ struct Hot {
 const EPOCH: u32 = 1 << 16;
 const BITS: u32 = EPOCH - 1;
 
-/// When a blocked endpoint may be tried again, in nanoseconds since the origin of all records. Read only while it is blocked.
+/// When a blocked endpoint may be tried again, in nanoseconds as [`Tick`]s count. Read only while it is blocked.
 struct Trial {
     recheck_at: AtomicU64,
     /// Probes that began before this do not shorten the wait. `u64::MAX`: no probe does.
@@ -54,20 +55,13 @@ struct Trial {
 }
 
 impl EndpointHandle {
-    /// A record for `endpoint`, fully available and without history. `now` is any recent clock reading.
-    pub fn new(endpoint: Endpoint, now: Instant) -> Self {
-        origin(Some(now));
-        static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
-        let hot = Hot {
-            weight: AtomicU32::new(endpoint.weight().get()),
-            ..Hot::default()
-        };
+    /// A record for `endpoint`, fully available and without history.
+    pub fn new(endpoint: Endpoint) -> Self {
+        static NEXT_KEY: AtomicU32 = AtomicU32::new(1);
+        let hot = Hot { weight: AtomicU32::new(endpoint.weight().get()), ..Hot::default() };
         Self(Arc::new(Record {
             hot,
-            trial: Trial {
-                recheck_at: AtomicU64::new(u64::MAX),
-                hints_after: AtomicU64::new(u64::MAX),
-            },
+            trial: Trial { recheck_at: AtomicU64::new(u64::MAX), hints_after: AtomicU64::new(u64::MAX) },
             key: NEXT_KEY.fetch_add(1, Ordering::Relaxed),
             id: endpoint.id().clone(),
             endpoint: Mutex::new(Arc::new(endpoint)),
@@ -79,26 +73,20 @@ impl EndpointHandle {
         &self.0.id
     }
 
-    /// A number no other record of this process has: what [`CallContext`](crate::CallContext) remembers of a pick.
-    pub fn key(&self) -> u64 {
+    /// A number that no other live record of this process has (it would take four thousand million endpoints): what
+    /// [`CallContext`](crate::CallContext) remembers of a pick.
+    pub fn key(&self) -> u32 {
         self.0.key
     }
 
     /// Its attributes as last announced.
     pub fn endpoint(&self) -> Arc<Endpoint> {
-        self.0
-            .endpoint
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.endpoint.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Takes new attributes for the same identity; everything learned stays. The id of `endpoint` is not looked at.
     pub fn update(&self, endpoint: Endpoint) {
-        self.0
-            .hot
-            .weight
-            .store(endpoint.weight().get(), Ordering::Relaxed);
+        self.0.hot.weight.store(endpoint.weight().get(), Ordering::Relaxed);
         *self.0.endpoint.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(endpoint);
     }
 
@@ -123,13 +111,13 @@ impl EndpointHandle {
     /// Whether an ordinary pick may take it at `now`: nothing blocks it, or only an open circuit does whose wait is over, so that a
     /// trial call is wanted.
     #[inline]
-    pub fn is_pickable(&self, now: Instant) -> bool {
+    pub fn is_pickable(&self, now: Tick) -> bool {
         let available = self.availability();
         !available.is_blocked() || self.wants_trial(available, now)
     }
 
     #[cold]
-    fn wants_trial(&self, available: Availability, now: Instant) -> bool {
+    fn wants_trial(&self, available: Availability, now: Tick) -> bool {
         available.contains(Reason::CircuitOpen)
             && !available.without(Reason::CircuitOpen).is_blocked()
             && self.recheck_due(now)
@@ -139,36 +127,30 @@ impl EndpointHandle {
     ///
     /// `believe_probes`: whether an active probe that begins after `now` and passes brings the trial forward, by
     /// [`hint_recovery`](Self::hint_recovery).
-    pub fn open_circuit(&self, now: Instant, recheck_at: Option<Instant>, believe_probes: bool) {
+    pub fn open_circuit(&self, now: Tick, recheck_at: Option<Tick>, believe_probes: bool) {
         let trial = &self.0.trial;
-        let hints_after = if believe_probes {
-            since_origin(now)
-        } else {
-            u64::MAX
-        };
+        let hints_after = if believe_probes { now.as_nanos() } else { u64::MAX };
         trial.hints_after.store(hints_after, Ordering::Relaxed);
-        trial
-            .recheck_at
-            .store(recheck_at.map_or(u64::MAX, since_origin), Ordering::Relaxed);
+        trial.recheck_at.store(recheck_at.map_or(u64::MAX, Tick::as_nanos), Ordering::Relaxed);
         self.clear(Reason::CircuitHalfOpen);
         self.set(Reason::CircuitOpen);
     }
 
     /// Whether the wait that [`open_circuit`](Self::open_circuit) set is over.
-    pub fn recheck_due(&self, now: Instant) -> bool {
-        since_origin(now) >= self.0.trial.recheck_at.load(Ordering::Relaxed)
+    pub fn recheck_due(&self, now: Tick) -> bool {
+        now.as_nanos() >= self.0.trial.recheck_at.load(Ordering::Relaxed)
     }
 
     /// When a trial call is wanted, if the circuit is waiting for a time at all.
-    pub fn recheck_at(&self) -> Option<Instant> {
+    pub fn recheck_at(&self) -> Option<Tick> {
         let at = self.0.trial.recheck_at.load(Ordering::Relaxed);
-        (at != u64::MAX).then(|| origin(None) + Duration::from_nanos(at))
+        (at != u64::MAX).then(|| Tick::from_nanos(at))
     }
 
     /// Tells that an active probe which began at `began` has passed: an open circuit that believes probes wants a trial call at once.
     /// Whether it brought anything forward.
-    pub fn hint_recovery(&self, began: Instant) -> bool {
-        let began = since_origin(began);
+    pub fn hint_recovery(&self, began: Tick) -> bool {
+        let began = began.as_nanos();
         let trial = &self.0.trial;
         if began <= trial.hints_after.load(Ordering::Relaxed) {
             return false;
@@ -217,13 +199,7 @@ impl EndpointHandle {
         // Ends first: a call that starts and ends in between is then at worst still in flight, never negative.
         let (succeeded, failed) = (read(&hot.succeeded), read(&hot.failed));
         let (ignored, abandoned) = (read(&hot.ignored), read(&hot.abandoned));
-        CallCounts {
-            started: read(&hot.started),
-            succeeded,
-            failed,
-            ignored,
-            abandoned,
-        }
+        CallCounts { started: read(&hot.started), succeeded, failed, ignored, abandoned }
     }
 
     /// The latency epoch, to be given back with the sample of a call that starts now.
@@ -232,16 +208,12 @@ impl EndpointHandle {
         LatencyEpoch((self.0.hot.word.load(Ordering::Relaxed) / EPOCH) as u16)
     }
 
-    /// Takes in a latency sample of a call that started in `epoch`. A sample from before the last
+    /// Takes in the latency, in nanoseconds, of a call that started in `epoch`. A sample from before the last
     /// [`forget_latency`](Self::forget_latency) is late news and ignored.
     #[inline]
-    pub fn observe_latency(&self, epoch: LatencyEpoch, now: Instant, latency: Duration, tau: Duration) {
+    pub fn observe_latency(&self, epoch: LatencyEpoch, now: Tick, latency_ns: u64, decay: Decay) {
         if epoch == self.latency_epoch() {
-            let now = since_origin(now);
-            self.0
-                .hot
-                .latency
-                .observe(now, nanos(latency) as f64, nanos(tau) as f64);
+            self.0.hot.latency.observe(now.as_nanos(), latency_ns as f64, decay);
         }
     }
 
@@ -251,49 +223,23 @@ impl EndpointHandle {
         self.0.hot.latency.forget();
     }
 
-    /// The latency estimate at `now`, decayed with `tau` since the last sample; none without history.
-    pub fn latency(&self, now: Instant, tau: Duration) -> Option<Duration> {
-        let cost = self.0.hot.latency.get(since_origin(now), nanos(tau) as f64);
+    /// The latency estimate at `now`, decayed with `decay` since the last sample; none without history.
+    pub fn latency(&self, now: Tick, decay: Decay) -> Option<Duration> {
+        let cost = self.0.hot.latency.get(now.as_nanos(), decay);
         (cost > 0.0).then(|| Duration::from_nanos(cost as u64))
     }
 
     /// How loaded it looks at `now`: latency estimate times calls in flight, over its weight. Lower is better; no unit.
     #[inline]
-    pub fn load(&self, now: Instant, tau: Duration) -> f64 {
+    pub fn load(&self, now: Tick, decay: Decay) -> f64 {
         let hot = &self.0.hot;
-        let cost = hot.latency.get(since_origin(now), nanos(tau) as f64);
+        let cost = hot.latency.get(now.as_nanos(), decay);
         let load = ewma::load(cost, self.counts().in_flight());
         match hot.weight.load(Ordering::Relaxed) {
             1 => load,
             weight => load / f64::from(weight),
         }
     }
-}
-
-/// What all records measure time from. One for the process, so that a pick need not read a second cache line of each candidate.
-#[inline]
-fn origin(first: Option<Instant>) -> Instant {
-    /// Clock readings taken a little before the first record was made are still told apart.
-    const MARGIN: Duration = Duration::from_secs(3600);
-    static ORIGIN: OnceLock<Instant> = OnceLock::new();
-    *ORIGIN.get_or_init(|| {
-        let first = first.expect("the first record sets the origin");
-        first.checked_sub(MARGIN).unwrap_or(first)
-    })
-}
-
-#[inline]
-fn since_origin(at: Instant) -> u64 {
-    nanos(at.saturating_duration_since(origin(None)))
-}
-
-/// Nanoseconds in 64 bits: 584 years, then it stays at the end.
-#[inline]
-pub(crate) fn nanos(duration: Duration) -> u64 {
-    duration
-        .as_secs()
-        .saturating_mul(1_000_000_000)
-        .saturating_add(u64::from(duration.subsec_nanos()))
 }
 
 impl fmt::Debug for EndpointHandle {
@@ -339,25 +285,26 @@ impl CallCounts {
     /// Calls not yet ended.
     #[inline]
     pub fn in_flight(&self) -> u64 {
-        self.started
-            .saturating_sub(self.succeeded + self.failed + self.ignored + self.abandoned)
+        self.started.saturating_sub(self.succeeded + self.failed + self.ignored + self.abandoned)
     }
 }
 
 #[cfg(test)]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "time is an argument; tests need some instant"
-)]
+#[expect(clippy::disallowed_methods, reason = "time is an argument; tests need some instant")]
 mod tests {
     use super::*;
     use crate::classify::Origin;
 
-    const TAU: Duration = Duration::from_secs(10);
+    fn tau() -> Decay {
+        Decay::new(Duration::from_secs(10))
+    }
 
-    fn handle() -> (EndpointHandle, Instant) {
-        let now = Instant::now();
-        (EndpointHandle::new("a:1".parse().unwrap(), now), now)
+    fn handle() -> (EndpointHandle, Tick) {
+        (EndpointHandle::new("a:1".parse().unwrap()), Tick::of(std::time::Instant::now()))
+    }
+
+    fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
     }
 
     #[test]
@@ -372,7 +319,7 @@ mod tests {
     #[test]
     fn an_open_circuit_wants_a_trial_when_its_wait_is_over_unless_something_else_blocks() {
         let (handle, now) = handle();
-        let due = now + Duration::from_secs(5);
+        let due = now + seconds(5);
         handle.open_circuit(now, Some(due), true);
         assert!(!handle.is_pickable(now) && handle.is_pickable(due));
         handle.set(Reason::ProbeDown);
@@ -385,22 +332,16 @@ mod tests {
     #[test]
     fn only_a_probe_that_began_after_the_trip_brings_the_trial_forward() {
         let (handle, now) = handle();
-        let second = Duration::from_secs(1);
-        handle.open_circuit(now + second, Some(now + 60 * second), true);
+        let at = |n| now + seconds(n);
+        handle.open_circuit(at(1), Some(at(60)), true);
         assert!(!handle.hint_recovery(now));
-        assert!(!handle.is_pickable(now + 2 * second));
-        assert!(handle.hint_recovery(now + 2 * second));
-        assert!(handle.is_pickable(now + 2 * second));
-        handle.open_circuit(now + second, Some(now + 60 * second), false);
-        assert!(
-            !handle.hint_recovery(now + 3 * second),
-            "a circuit that stopped believing probes waits for its time"
-        );
+        assert!(!handle.is_pickable(at(2)));
+        assert!(handle.hint_recovery(at(2)));
+        assert!(handle.is_pickable(at(2)));
+        handle.open_circuit(at(1), Some(at(60)), false);
+        assert!(!handle.hint_recovery(at(3)), "a circuit that stopped believing probes waits for its time");
         handle.open_circuit(now, None, true);
-        assert!(
-            !handle.is_pickable(now + 1000 * second),
-            "forced open: no time is set"
-        );
+        assert!(!handle.is_pickable(at(1000)), "forced open: no time is set");
     }
 
     #[test]
@@ -410,31 +351,23 @@ mod tests {
         handle.started();
         let old = handle.latency_epoch();
         handle.finished(CallEnd::Answered(Outcome::Failure(Origin::Remote)));
-        handle.observe_latency(old, now, Duration::from_secs(5), TAU);
-        assert!(handle.load(now, TAU) > 0.0);
+        handle.observe_latency(old, now, 5_000_000_000, tau());
+        assert!(handle.load(now, tau()) > 0.0);
         handle.forget_latency();
         handle.finished(CallEnd::Abandoned);
-        handle.observe_latency(old, now, Duration::from_secs(5), TAU);
-        assert_eq!(handle.latency(now, TAU), None);
+        handle.observe_latency(old, now, 5_000_000_000, tau());
+        assert_eq!(handle.latency(now, tau()), None);
         let counts = handle.counts();
-        assert_eq!(
-            (
-                counts.started,
-                counts.failed,
-                counts.abandoned,
-                counts.in_flight()
-            ),
-            (2, 1, 1, 0)
-        );
+        assert_eq!((counts.started, counts.failed, counts.abandoned, counts.in_flight()), (2, 1, 1, 0));
     }
 
     #[test]
     fn weight_shares_the_load_and_an_update_keeps_what_was_learned() {
         let (handle, now) = handle();
-        handle.observe_latency(handle.latency_epoch(), now, Duration::from_millis(4), TAU);
-        let before = handle.load(now, TAU);
+        handle.observe_latency(handle.latency_epoch(), now, 4_000_000, tau());
+        let before = handle.load(now, tau());
         let weight = std::num::NonZeroU32::new(4).unwrap();
         handle.update(handle.endpoint().as_ref().clone().with_weight(weight));
-        assert_eq!(handle.load(now, TAU), before / 4.0);
+        assert_eq!(handle.load(now, tau()), before / 4.0);
     }
 }

@@ -25,10 +25,7 @@ struct Cell<T> {
 impl<T> Live<T> {
     /// A cell holding `value`.
     pub fn new(value: T) -> Self {
-        Self(Arc::new(Cell {
-            version: AtomicU64::new(0),
-            current: Mutex::new(Arc::new(value)),
-        }))
+        Self(Arc::new(Cell { version: AtomicU64::new(0), current: Mutex::new(Arc::new(value)) }))
     }
 
     /// Replaces the value. Readers see it at their next read; calls under way keep what they have read.
@@ -47,22 +44,14 @@ impl<T> Live<T> {
 
     /// The value now, for a place that reads rarely.
     pub fn snapshot(&self) -> Arc<T> {
-        self.0
-            .current
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A reader for one user.
     pub fn reader(&self) -> LiveReader<T> {
         // The version first: at worst the first read looks once more.
         let version = self.0.version.load(Ordering::Acquire);
-        LiveReader {
-            version,
-            value: self.snapshot(),
-            live: self.clone(),
-        }
+        LiveReader { version, value: self.snapshot(), live: self.clone() }
     }
 }
 
@@ -100,11 +89,7 @@ impl<T> LiveReader<T> {
 
 impl<T> Clone for LiveReader<T> {
     fn clone(&self) -> Self {
-        Self {
-            live: self.live.clone(),
-            version: self.version,
-            value: self.value.clone(),
-        }
+        Self { live: self.live.clone(), version: self.version, value: self.value.clone() }
     }
 }
 
@@ -119,10 +104,6 @@ mod tests {
         let (mut a, mut b) = (live.reader(), live.reader());
         live.reload(Arc::new(()));
         assert!(!Arc::ptr_eq(&**a.get(), &first) && !Arc::ptr_eq(&**b.get(), &first));
-        assert_eq!(
-            Arc::strong_count(&first),
-            1,
-            "nobody holds the old value once all have read"
-        );
+        assert_eq!(Arc::strong_count(&first), 1, "nobody holds the old value once all have read");
     }
 }

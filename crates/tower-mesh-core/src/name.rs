@@ -44,9 +44,7 @@ impl FromStr for ServiceName {
         {
             Ok(Self(name.into()))
         } else {
-            Err(InvalidName {
-                found: name.chars().take(64).collect(),
-            })
+            Err(InvalidName { found: name.chars().take(64).collect() })
         }
     }
 }
@@ -110,14 +108,7 @@ mod tests {
 
     #[test]
     fn names_are_checked_at_both_ends_and_in_between() {
-        for good in [
-            "a",
-            "users",
-            "ns/users",
-            "users.internal:8080",
-            "grpc.pkg.Svc",
-            "a-b_c",
-        ] {
+        for good in ["a", "users", "ns/users", "users.internal:8080", "grpc.pkg.Svc", "a-b_c"] {
             assert_eq!(good.parse::<ServiceName>().unwrap().to_string(), good);
         }
         let long = "a".repeat(ServiceName::MAX_LEN + 1);

@@ -46,18 +46,12 @@ pub struct ProbeFailure {
 impl ProbeFailure {
     /// No answer: connection refused, reset, timeout. Counts towards the fall threshold.
     pub fn unreachable(reason: impl Into<String>) -> Self {
-        Self {
-            answered: false,
-            reason: reason.into(),
-        }
+        Self { answered: false, reason: reason.into() }
     }
 
     /// An answer that says no. Takes the endpoint out at once.
     pub fn unhealthy(reason: impl Into<String>) -> Self {
-        Self {
-            answered: true,
-            reason: reason.into(),
-        }
+        Self { answered: true, reason: reason.into() }
     }
 
     /// Whether the endpoint answered at all.

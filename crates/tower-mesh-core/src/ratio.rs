@@ -84,10 +84,7 @@ mod tests {
         let third = Ratio::new(0.333_333).unwrap();
         assert!(third.is_reached_by(333_333, 1_000_000));
         assert!(!third.is_reached_by(333_332, 1_000_000));
-        assert!(
-            !Ratio::ZERO.is_reached_by(0, 0),
-            "an empty window reaches nothing"
-        );
+        assert!(!Ratio::ZERO.is_reached_by(0, 0), "an empty window reaches nothing");
         assert!(Ratio::ZERO.is_reached_by(0, 1));
         assert!(Ratio::ONE.is_reached_by(u64::MAX, u64::MAX), "no overflow");
     }

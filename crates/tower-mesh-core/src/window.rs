@@ -6,10 +6,10 @@
 use std::sync::atomic::{
     AtomicU8, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::handle::nanos;
 use crate::ratio::Ratio;
+use crate::tick::{Tick, nanos};
 
 /// One recorded call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -55,7 +55,7 @@ pub enum Window {
 impl Window {
     /// Takes in one call that ended at `now`.
     #[inline]
-    pub fn record(&self, now: Instant, sample: Sample) {
+    pub fn record(&self, now: Tick, sample: Sample) {
         match self {
             Self::Count(window) => window.record(sample),
             Self::Time(window) => window.record(now, sample),
@@ -63,7 +63,7 @@ impl Window {
     }
 
     /// What it holds at `now`. Reading changes nothing.
-    pub fn counts(&self, now: Instant) -> WindowCounts {
+    pub fn counts(&self, now: Tick) -> WindowCounts {
         match self {
             Self::Count(window) => window.counts(),
             Self::Time(window) => window.counts(now),
@@ -72,7 +72,7 @@ impl Window {
 
     /// Whether it may hold a failed or slow call at `now`. `false` is certain; it costs one or two loads.
     #[inline]
-    pub fn may_hold_bad(&self, now: Instant) -> bool {
+    pub fn may_hold_bad(&self, now: Tick) -> bool {
         match self {
             Self::Count(window) => window.bad.load(Relaxed) != 0,
             Self::Time(window) => window.may_hold_bad(now),
@@ -104,11 +104,7 @@ impl CountWindow {
     /// A window over the last `size` calls; 0 is taken as 1.
     pub fn new(size: u32) -> Self {
         let slots = (0..size.max(1)).map(|_| AtomicU8::new(0)).collect();
-        Self {
-            slots,
-            next: AtomicU64::new(0),
-            bad: AtomicU64::new(0),
-        }
+        Self { slots, next: AtomicU64::new(0), bad: AtomicU64::new(0) }
     }
 
     /// Takes in one call.
@@ -119,8 +115,7 @@ impl CountWindow {
         let old = self.slots[position as usize].swap(new, AcqRel);
         if old != new {
             // Both halves change in one wrapping addition: each stays within 0..=size once all writers are through.
-            self.bad
-                .fetch_add(Self::packed(new).wrapping_sub(Self::packed(old)), AcqRel);
+            self.bad.fetch_add(Self::packed(new).wrapping_sub(Self::packed(old)), AcqRel);
         }
     }
 
@@ -132,11 +127,7 @@ impl CountWindow {
     pub fn counts(&self) -> WindowCounts {
         let bad = self.bad.load(Acquire);
         let total = self.next.load(Acquire).min(self.slots.len() as u64);
-        WindowCounts {
-            total,
-            failed: (bad & u64::from(u32::MAX)).min(total),
-            slow: (bad >> 32).min(total),
-        }
+        WindowCounts { total, failed: (bad & u64::from(u32::MAX)).min(total), slow: (bad >> 32).min(total) }
     }
 
     fn clear(&self) {
@@ -152,7 +143,7 @@ impl CountWindow {
 /// The calls of the last `window`, in buckets of equal width; a bucket leaves as a whole.
 #[derive(Debug)]
 pub struct TimeWindow {
-    origin: Instant,
+    origin: Tick,
     width_ns: u64,
     buckets: Box<[Bucket]>,
     /// The number of the newest bucket; [`BUSY`] is set while somebody clears the way for a newer one.
@@ -172,7 +163,7 @@ const BUSY: u64 = 1 << 63;
 
 impl TimeWindow {
     /// A window of `window` in `buckets` buckets (0 is taken as 1), each at least 1 ms wide, aligned to `origin`.
-    pub fn new(window: Duration, buckets: u32, origin: Instant) -> Self {
+    pub fn new(window: Duration, buckets: u32, origin: Tick) -> Self {
         let buckets = buckets.max(1);
         Self {
             origin,
@@ -185,12 +176,10 @@ impl TimeWindow {
 
     /// Takes in one call that ended at `now`.
     #[inline]
-    pub fn record(&self, now: Instant, sample: Sample) {
+    pub fn record(&self, now: Tick, sample: Sample) {
         let number = self.advance(self.number_at(now));
         let bucket = &self.buckets[(number % self.buckets.len() as u64) as usize];
-        bucket
-            .calls
-            .fetch_add(1 | u64::from(sample.failed) << 32, Relaxed);
+        bucket.calls.fetch_add(1 | u64::from(sample.failed) << 32, Relaxed);
         if sample.slow {
             bucket.slow.fetch_add(1, Relaxed);
         }
@@ -200,7 +189,7 @@ impl TimeWindow {
     }
 
     /// What it holds at `now`.
-    pub fn counts(&self, now: Instant) -> WindowCounts {
+    pub fn counts(&self, now: Tick) -> WindowCounts {
         let newest = self.newest.load(Acquire) & !BUSY;
         let last = self.number_at(now).max(newest);
         let first = (last + 1).saturating_sub(self.buckets.len() as u64);
@@ -216,14 +205,14 @@ impl TimeWindow {
     }
 
     #[inline]
-    fn may_hold_bad(&self, now: Instant) -> bool {
+    fn may_hold_bad(&self, now: Tick) -> bool {
         let last_bad = self.last_bad.load(Relaxed);
-        last_bad + self.buckets.len() as u64 > self.number_at(now) + 1 && last_bad != 0
+        last_bad != 0 && last_bad + self.buckets.len() as u64 > self.number_at(now) + 1
     }
 
     #[inline]
-    fn number_at(&self, now: Instant) -> u64 {
-        nanos(now.saturating_duration_since(self.origin)) / self.width_ns
+    fn number_at(&self, now: Tick) -> u64 {
+        now.nanos_since(self.origin) / self.width_ns
     }
 
     /// Moves the window on to bucket `number`; the bucket to record into. One thread clears what is entered anew; others do not wait for
@@ -240,10 +229,7 @@ impl TimeWindow {
 
     #[cold]
     fn enter(&self, newest: u64, number: u64) -> u64 {
-        if let Err(now) = self
-            .newest
-            .compare_exchange(newest, newest | BUSY, AcqRel, Acquire)
-        {
+        if let Err(now) = self.newest.compare_exchange(newest, newest | BUSY, AcqRel, Acquire) {
             return now & !BUSY;
         }
         let first = (newest + 1).max((number + 1).saturating_sub(self.buckets.len() as u64));
@@ -266,99 +252,52 @@ impl TimeWindow {
 }
 
 #[cfg(test)]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "time is an argument; tests need some origin"
-)]
+#[expect(clippy::disallowed_methods, reason = "time is an argument; tests need some origin")]
 mod tests {
     use super::*;
 
-    const GOOD: Sample = Sample {
-        failed: false,
-        slow: false,
-    };
-    const BAD: Sample = Sample {
-        failed: true,
-        slow: false,
-    };
-    const SLOW: Sample = Sample {
-        failed: false,
-        slow: true,
-    };
+    const GOOD: Sample = Sample { failed: false, slow: false };
+    const BAD: Sample = Sample { failed: true, slow: false };
+    const SLOW: Sample = Sample { failed: false, slow: true };
 
     #[test]
     fn a_count_window_slides_after_a_long_healthy_history() {
         let window = CountWindow::new(10);
         (0..10_000).for_each(|_| window.record(GOOD));
         (0..5).for_each(|_| window.record(BAD));
-        assert_eq!(
-            window.counts(),
-            WindowCounts {
-                total: 10,
-                failed: 5,
-                slow: 0
-            }
-        );
+        assert_eq!(window.counts(), WindowCounts { total: 10, failed: 5, slow: 0 });
         (0..10).for_each(|_| window.record(SLOW));
-        assert_eq!(
-            window.counts(),
-            WindowCounts {
-                total: 10,
-                failed: 0,
-                slow: 10
-            }
-        );
+        assert_eq!(window.counts(), WindowCounts { total: 10, failed: 0, slow: 10 });
         window.clear();
         assert_eq!(window.counts(), WindowCounts::default());
     }
 
     #[test]
     fn a_time_window_forgets_bucket_by_bucket_and_survives_an_idle_age() {
-        let origin = Instant::now();
+        let origin = Tick::of(std::time::Instant::now());
         let window = Window::Time(TimeWindow::new(Duration::from_secs(10), 10, origin));
         let at = |s: u64| origin + Duration::from_secs(s);
         window.record(at(0), BAD);
         window.record(at(5), GOOD);
         assert_eq!(window.counts(at(9)).failed, 1);
         assert!(window.may_hold_bad(at(9)));
-        assert_eq!(
-            window.counts(at(10)),
-            WindowCounts {
-                total: 1,
-                failed: 0,
-                slow: 0
-            }
-        );
+        assert_eq!(window.counts(at(10)), WindowCounts { total: 1, failed: 0, slow: 0 });
         assert!(!window.may_hold_bad(at(10)));
         let later = 100 * 365 * 86_400;
         assert_eq!(window.counts(at(later)), WindowCounts::default());
         window.record(at(later), BAD);
-        assert_eq!(
-            window.counts(at(later)),
-            WindowCounts {
-                total: 1,
-                failed: 1,
-                slow: 0
-            }
-        );
+        assert_eq!(window.counts(at(later)), WindowCounts { total: 1, failed: 1, slow: 0 });
     }
 
     #[test]
     fn no_call_is_lost_when_threads_record_within_one_bucket() {
-        let origin = Instant::now();
+        let origin = Tick::of(std::time::Instant::now());
         let window = TimeWindow::new(Duration::from_secs(10), 10, origin);
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| (0..10_000).for_each(|_| window.record(origin, BAD)));
             }
         });
-        assert_eq!(
-            window.counts(origin),
-            WindowCounts {
-                total: 40_000,
-                failed: 40_000,
-                slow: 0
-            }
-        );
+        assert_eq!(window.counts(origin), WindowCounts { total: 40_000, failed: 40_000, slow: 0 });
     }
 }

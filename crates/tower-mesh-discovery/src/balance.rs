@@ -3,9 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
 
-use tower_mesh_core::{BoxError, CallContext, Classify, Reason};
+use tower_mesh_core::ewma::Decay;
+use tower_mesh_core::{BoxError, CallContext, Classify, Reason, Tick};
 use tower_service::Service;
 
 use crate::choosing::Choosing;
@@ -38,18 +38,13 @@ impl<S, C> Balance<S, C> {
 
 impl<S, C: Clone> Clone for Balance<S, C> {
     fn clone(&self) -> Self {
-        Self {
-            shared: self.shared.clone(),
-            classifier: self.classifier.clone(),
-        }
+        Self { shared: self.shared.clone(), classifier: self.classifier.clone() }
     }
 }
 
 impl<S, C> fmt::Debug for Balance<S, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Balance")
-            .field("service", &self.shared.source.service)
-            .finish_non_exhaustive()
+        f.debug_struct("Balance").field("service", &self.shared.source.service).finish_non_exhaustive()
     }
 }
 
@@ -99,7 +94,7 @@ impl<S, C> Balance<S, C> {
     {
         let now = CallContext::attempt_started(clock);
         let set = self.shared.set.load();
-        let Some(pick) = set.pick(now, self.shared.config.latency_decay(), &Avoid::default()) else {
+        let Some(pick) = set.pick(now, self.shared.rules.decay, &Avoid::default()) else {
             return Started::Choosing(Choosing::new(self.shared.clone(), request, None));
         };
         let member = &set.members.as_slice()[pick.first];
@@ -126,8 +121,8 @@ impl<S, C> Balance<S, C> {
 }
 
 /// The layers' clock: tokio's, so that a paused one reaches every layer.
-pub(crate) fn clock() -> Instant {
-    tokio::time::Instant::now().into_std()
+pub(crate) fn clock() -> Tick {
+    Tick::of(tokio::time::Instant::now().into_std())
 }
 
 /// Makes the call on a service that has said it is ready.
@@ -136,30 +131,30 @@ pub(crate) fn send<S, Req>(
     member: &Member,
     service: &mut S,
     request: Req,
-    now: Instant,
+    now: Tick,
 ) -> (S::Future, InFlight)
 where
     S: Service<Req>,
 {
     CallContext::with(|call| call.add_tried(member.key));
-    let guard = InFlight::new(member.handle.clone(), now, &shared.config);
+    let guard = InFlight::new(member.handle.clone(), now, shared.rules);
     (service.call(request), guard)
 }
 
 /// Endpoints that this call should not be sent to (again): by key, the last 16 refusals.
 #[derive(Debug, Default)]
 pub(crate) struct Avoid {
-    keys: [u64; 16],
+    keys: [u32; 16],
     len: usize,
 }
 
 impl Avoid {
-    pub(crate) fn add(&mut self, key: u64) {
+    pub(crate) fn add(&mut self, key: u32) {
         self.keys[self.len % self.keys.len()] = key;
         self.len += 1;
     }
 
-    fn contains(&self, key: u64) -> bool {
+    fn contains(&self, key: u32) -> bool {
         self.keys[..self.len.min(self.keys.len())].contains(&key)
     }
 
@@ -176,7 +171,7 @@ impl<S> Set<S> {
     /// 2. available, though tried;
     /// 3. not available, but only because probes or peers say so: better a doubtful endpoint than none. An open circuit is not overruled,
     ///    and neither is draining.
-    pub(crate) fn pick(&self, now: Instant, decay: Duration, avoid: &Avoid) -> Option<Pick> {
+    pub(crate) fn pick(&self, now: Tick, decay: Decay, avoid: &Avoid) -> Option<Pick> {
         let members = self.members.as_slice();
         let load = |i: usize| members[i].handle.load(now, decay);
         let draw = || fastrand::u64(..);
@@ -186,21 +181,12 @@ impl<S> Set<S> {
             |i: usize| members[i].handle.is_pickable(now) && !refused(i) && !tried.contains(members[i].key);
         pick::p2c(members.len(), draw, fresh, load)
             .or_else(|| {
-                pick::p2c(
-                    members.len(),
-                    draw,
-                    |i| members[i].handle.is_pickable(now) && !refused(i),
-                    load,
-                )
+                pick::p2c(members.len(), draw, |i| members[i].handle.is_pickable(now) && !refused(i), load)
             })
             .or_else(|| {
                 let doubtful = |i: usize| {
                     let available = members[i].handle.availability();
-                    !available
-                        .without(Reason::ProbeDown)
-                        .without(Reason::Ejected)
-                        .is_blocked()
-                        && !refused(i)
+                    !available.without(Reason::ProbeDown).without(Reason::Ejected).is_blocked() && !refused(i)
                 };
                 pick::p2c(members.len(), draw, doubtful, load)
             })

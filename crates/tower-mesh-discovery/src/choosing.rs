@@ -3,11 +3,10 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::Sleep;
-use tower_mesh_core::{BoxError, CallContext, Reason};
+use tower_mesh_core::{BoxError, CallContext, Reason, Tick};
 use tower_service::Service;
 
 use crate::balance::{Avoid, clock, send};
@@ -24,7 +23,7 @@ pin_project_lite::pin_project! {
     struct Inner<S, Req> {
         shared: Arc<Shared<S>>,
         request: Option<Req>,
-        since: Instant,
+        since: Tick,
         // The endpoint waited for: it was picked and is not ready yet.
         first: Option<(Member, S)>,
         tried_another: bool,
@@ -53,7 +52,7 @@ impl<S, Req> Choosing<S, Req> {
     }
 
     /// Remembers that the endpoint of `key` did not take the call, which is unspent.
-    pub(crate) fn refused(&mut self, key: u64, error: BoxError) {
+    pub(crate) fn refused(&mut self, key: u32, error: BoxError) {
         let this = self.0.as_mut().project();
         this.avoid.add(key);
         *this.refusal = Some(error);
@@ -91,8 +90,7 @@ where
             }
             let mut this = self.0.as_mut().project();
             if this.bound.is_none() {
-                this.bound
-                    .set(Some(tokio::time::sleep(this.shared.config.ready_timeout())));
+                this.bound.set(Some(tokio::time::sleep(this.shared.config.ready_timeout())));
             }
             return match this.bound.as_pin_mut().map(|bound| bound.poll(cx)) {
                 Some(Poll::Ready(())) => Poll::Ready(Err(self.waited_too_long())),
@@ -124,7 +122,7 @@ where
         let mut avoid = Avoid::default();
         avoid.add(member.key);
         let set = this.shared.set.load();
-        let pick = set.pick(clock(), this.shared.config.latency_decay(), &avoid)?;
+        let pick = set.pick(clock(), this.shared.rules.decay, &avoid)?;
         let (other, mut service) = candidate(&set, pick.first);
         drop(set);
         match service.poll_ready(cx) {
@@ -151,7 +149,7 @@ where
         let set = this.shared.set.load();
         let now = clock();
         if !this.avoid.is_full()
-            && let Some(pick) = set.pick(now, this.shared.config.latency_decay(), this.avoid)
+            && let Some(pick) = set.pick(now, this.shared.rules.decay, this.avoid)
         {
             *this.first = Some(candidate(&set, pick.first));
             *this.tried_another = false;
@@ -193,11 +191,7 @@ where
             let notified = this.shared.source.changed.clone().notified_owned();
             this.changed.set(Some(notified));
         }
-        let heard = this
-            .changed
-            .as_mut()
-            .as_pin_mut()
-            .is_some_and(|changed| changed.poll(cx).is_ready());
+        let heard = this.changed.as_mut().as_pin_mut().is_some_and(|changed| changed.poll(cx).is_ready());
         if heard {
             this.changed.set(None);
         }
@@ -210,7 +204,7 @@ where
         let source = &this.shared.source;
         let service = source.service.clone();
         if this.first.is_some() {
-            return NotReady::new(service, clock().saturating_duration_since(*this.since)).into();
+            return NotReady::new(service, clock().since(*this.since)).into();
         }
         match source.state() {
             (DiscoveryState::NotDriven, _) => NotDriven::new(service).into(),
@@ -230,8 +224,8 @@ fn candidate<S: Clone>(set: &Set<S>, index: usize) -> (Member, S) {
 }
 
 /// How long until the first endpoint wants a trial call.
-fn first_recheck<S>(set: &Set<S>, now: Instant) -> Option<std::time::Duration> {
+fn first_recheck<S>(set: &Set<S>, now: Tick) -> Option<std::time::Duration> {
     let members = set.members.as_slice();
     let waits = members.iter().filter_map(|member| member.handle.recheck_at());
-    waits.min().map(|at| at.saturating_duration_since(now))
+    waits.min().map(|at| at.since(now))
 }

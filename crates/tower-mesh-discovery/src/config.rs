@@ -65,10 +65,6 @@ impl DiscoveryConfig {
     pub fn max_endpoints(&self) -> usize {
         self.max_endpoints
     }
-
-    pub(crate) fn abandoned(&self) -> AbandonedPolicy {
-        AbandonedPolicy::new(self.stalled_after)
-    }
 }
 
 /// Collects the values of a [`DiscoveryConfig`]; see its getters for meaning and defaults.
@@ -137,11 +133,7 @@ impl DiscoveryConfigBuilder {
             ));
         }
         if !(1..=1_000_000).contains(&config.max_endpoints) {
-            mistakes.push(Mistake::new(
-                "max_endpoints",
-                config.max_endpoints,
-                "1 to 1000000",
-            ));
+            mistakes.push(Mistake::new("max_endpoints", config.max_endpoints, "1 to 1000000"));
         }
         InvalidConfig::check(mistakes)?;
         Ok(config)
@@ -154,11 +146,8 @@ mod tests {
 
     #[test]
     fn every_mistake_is_told_at_once() {
-        let wrong = DiscoveryConfig::builder()
-            .ready_timeout(Duration::ZERO)
-            .max_endpoints(0)
-            .build()
-            .unwrap_err();
+        let wrong =
+            DiscoveryConfig::builder().ready_timeout(Duration::ZERO).max_endpoints(0).build().unwrap_err();
         let fields: Vec<_> = wrong.mistakes().iter().map(Mistake::field).collect();
         assert_eq!(fields, ["ready_timeout", "max_endpoints"]);
     }
@@ -174,10 +163,7 @@ mod tests {
             ("stalled_after", format!("{:?}", config.stalled_after())),
             ("max_endpoints", config.max_endpoints().to_string()),
         ] {
-            assert!(
-                page.contains(&format!("| `{knob}` | {value} |")),
-                "{knob} {value}"
-            );
+            assert!(page.contains(&format!("| `{knob}` | {value} |")), "{knob} {value}");
         }
     }
 }

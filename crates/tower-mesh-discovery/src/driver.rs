@@ -10,9 +10,10 @@ use std::time::Duration;
 use futures_core::Stream;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
-use tokio::time::{Instant, Sleep};
-use tower_mesh_core::{ResolveError, ServiceName, Update};
+use tokio::time::Sleep;
+use tower_mesh_core::{ResolveError, ServiceName, Tick, Update};
 
+use crate::balance::clock;
 use crate::members::Members;
 use crate::set::{Retired, Subscriber};
 use crate::status::{DiscoveryState, DiscoveryStatus};
@@ -32,7 +33,7 @@ struct Known {
     state: DiscoveryState,
     members: Members,
     version: u64,
-    updated_at: Option<std::time::Instant>,
+    updated_at: Option<Tick>,
     last_error: Option<Arc<ResolveError>>,
     subscribers: Vec<Arc<dyn Subscriber>>,
 }
@@ -71,12 +72,7 @@ impl Source {
         DiscoveryStatus {
             service: self.service.clone(),
             state: known.state,
-            endpoints: known
-                .members
-                .as_slice()
-                .iter()
-                .map(|member| member.handle.clone())
-                .collect(),
+            endpoints: known.members.as_slice().iter().map(|member| member.handle.clone()).collect(),
             updated_at: known.updated_at,
             version: known.version,
             last_error: known.last_error.clone(),
@@ -103,45 +99,29 @@ impl Source {
 
     /// Takes in what the source said; the sets that this replaced.
     fn apply(&self, item: Result<Update, ResolveError>) -> Vec<Retired> {
-        let now = Instant::now().into_std();
+        let now = clock();
         let publication = {
             let mut known = self.known();
             let known = &mut *known;
             match item {
                 Ok(update) => {
                     let not_found = update == Update::NotFound;
-                    let change = known.members.apply(update, now, self.max_endpoints);
-                    known.state = if not_found {
-                        DiscoveryState::NotFound
-                    } else {
-                        DiscoveryState::Current
-                    };
+                    let change = known.members.apply(update, self.max_endpoints);
+                    known.state = if not_found { DiscoveryState::NotFound } else { DiscoveryState::Current };
                     known.updated_at = Some(now);
                     known.last_error = None;
                     // The first answer is a version of its own even when it is empty.
                     if change.added + change.removed > 0 || known.version == 0 {
                         known.version += 1;
                     }
-                    let (alive, dead) = known
-                        .subscribers
-                        .drain(..)
-                        .partition(|subscriber| subscriber.is_alive());
+                    let (alive, dead) =
+                        known.subscribers.drain(..).partition(|subscriber| subscriber.is_alive());
                     known.subscribers = alive;
-                    Ok((
-                        change,
-                        known.version,
-                        known.members.clone(),
-                        known.subscribers.clone(),
-                        dead,
-                    ))
+                    Ok((change, known.version, known.members.clone(), known.subscribers.clone(), dead))
                 }
                 Err(error) => {
                     let answered = known.updated_at.is_some();
-                    known.state = if answered {
-                        DiscoveryState::Stale
-                    } else {
-                        DiscoveryState::Failed
-                    };
+                    known.state = if answered { DiscoveryState::Stale } else { DiscoveryState::Failed };
                     let error = Arc::new(error);
                     known.last_error = Some(error.clone());
                     Err(error)
@@ -164,10 +144,7 @@ impl Source {
                     let (over, max) = (change.over, self.max_endpoints);
                     tracing::warn!(service, over, max, "endpoints over the bound are left out");
                 }
-                subscribers
-                    .iter()
-                    .filter_map(|subscriber| subscriber.publish(version, &members))
-                    .collect()
+                subscribers.iter().filter_map(|subscriber| subscriber.publish(version, &members)).collect()
             }
             Err(error) => {
                 tracing::warn!(service = self.service.as_str(), %error, "resolution failed; the last good endpoints stay");
@@ -231,10 +208,7 @@ impl<U> Driver<U> {
             gone: source.gone.clone().notified_owned(),
             reap: None,
             retired: Vec::new(),
-            handle: DriverHandle {
-                source: Arc::downgrade(source),
-                driven: false,
-            },
+            handle: DriverHandle { source: Arc::downgrade(source), driven: false },
         }
     }
 }
@@ -286,9 +260,7 @@ where
 
 impl<U> fmt::Debug for Driver<U> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Driver")
-            .field("retired", &self.retired.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Driver").field("retired", &self.retired.len()).finish_non_exhaustive()
     }
 }
 

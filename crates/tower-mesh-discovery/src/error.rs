@@ -35,12 +35,7 @@ pub enum NoEndpointsReason {
 
 impl NoEndpoints {
     pub(crate) fn new(service: ServiceName, reason: NoEndpointsReason) -> Self {
-        Self {
-            service,
-            reason,
-            retry_after: None,
-            judged: Judged::new(Verdict::REFUSED),
-        }
+        Self { service, reason, retry_after: None, judged: Judged::new(Verdict::REFUSED) }
     }
 
     pub(crate) fn because(
@@ -48,10 +43,7 @@ impl NoEndpoints {
         reason: NoEndpointsReason,
         cause: impl Into<BoxError>,
     ) -> Self {
-        Self {
-            judged: Judged::because(Verdict::REFUSED, cause),
-            ..Self::new(service, reason)
-        }
+        Self { judged: Judged::because(Verdict::REFUSED, cause), ..Self::new(service, reason) }
     }
 
     pub(crate) fn all_unavailable(
@@ -64,12 +56,7 @@ impl NoEndpoints {
             Some(refusal) => Judged::because(verdict, refusal),
             None => Judged::new(verdict),
         };
-        Self {
-            service,
-            reason: NoEndpointsReason::AllUnavailable,
-            retry_after: wait,
-            judged,
-        }
+        Self { service, reason: NoEndpointsReason::AllUnavailable, retry_after: wait, judged }
     }
 
     /// The service that has none.
@@ -119,13 +106,7 @@ pub struct NotDriven {
 impl NotDriven {
     pub(crate) fn new(service: ServiceName) -> Self {
         // Sending again does not help: nobody is there to resolve.
-        Self {
-            service,
-            judged: Judged::new(Verdict {
-                retry: Retry::Never,
-                ..Verdict::REFUSED
-            }),
-        }
+        Self { service, judged: Judged::new(Verdict { retry: Retry::Never, ..Verdict::REFUSED }) }
     }
 
     /// The service whose driver does not run.
@@ -160,11 +141,7 @@ pub struct NotReady {
 
 impl NotReady {
     pub(crate) fn new(service: ServiceName, waited: Duration) -> Self {
-        Self {
-            service,
-            waited,
-            judged: Judged::new(Verdict::REFUSED),
-        }
+        Self { service, waited, judged: Judged::new(Verdict::REFUSED) }
     }
 
     /// The service that was called.
@@ -180,11 +157,7 @@ impl NotReady {
 
 impl fmt::Display for NotReady {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "no endpoint of service {} was ready within {:?}",
-            self.service, self.waited
-        )
+        write!(f, "no endpoint of service {} was ready within {:?}", self.service, self.waited)
     }
 }
 

@@ -44,12 +44,10 @@ impl FixedList {
 
     /// Adds `endpoint`, or replaces the attributes of the one that has its id.
     pub fn upsert(&self, endpoint: Endpoint) {
-        self.0.send_modify(
-            |list| match list.iter_mut().find(|old| old.id() == endpoint.id()) {
-                Some(old) => *old = endpoint,
-                None => list.push(endpoint),
-            },
-        );
+        self.0.send_modify(|list| match list.iter_mut().find(|old| old.id() == endpoint.id()) {
+            Some(old) => *old = endpoint,
+            None => list.push(endpoint),
+        });
     }
 
     /// Takes the endpoint of this id out; whether there was one.
@@ -86,9 +84,7 @@ fn checked(endpoints: impl IntoIterator<Item = Endpoint>) -> Result<Vec<Endpoint
     let endpoints: Vec<_> = endpoints.into_iter().collect();
     let mut seen = HashSet::new();
     match endpoints.iter().find(|endpoint| !seen.insert(endpoint.id())) {
-        Some(twice) => Err(InvalidList {
-            duplicate: twice.id().clone(),
-        }),
+        Some(twice) => Err(InvalidList { duplicate: twice.id().clone() }),
         None => Ok(endpoints),
     }
 }

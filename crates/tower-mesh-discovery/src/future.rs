@@ -43,17 +43,10 @@ where
 {
     pub(crate) fn new(started: Started<S, Req>, classifier: C, context: Option<CallContext>) -> Self {
         let state = match started {
-            Started::Called(future, guard) => State::Calling {
-                future,
-                guard: Some(guard),
-            },
+            Started::Called(future, guard) => State::Calling { future, guard: Some(guard) },
             Started::Choosing(choosing) => State::Choosing { choosing },
         };
-        Self {
-            state,
-            classifier,
-            context,
-        }
+        Self { state, classifier, context }
     }
 }
 
@@ -89,10 +82,7 @@ where
         match state.as_mut().project() {
             StateProj::Choosing { choosing } => {
                 let (future, guard) = ready!(choosing.poll(cx))?;
-                state.set(State::Calling {
-                    future,
-                    guard: Some(guard),
-                });
+                state.set(State::Calling { future, guard: Some(guard) });
             }
             StateProj::Calling { future, guard } => {
                 let result = ready!(future.poll(cx)).map_err(Into::into);

@@ -1,9 +1,10 @@
 //! The balancer's guard over one call: it counts the call out and learns its latency.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tower_mesh_core::classify::{AbandonedPolicy, Guard, Outcome, Verdict};
-use tower_mesh_core::{CallContext, CallEnd, EndpointHandle, LatencyEpoch};
+use tower_mesh_core::ewma::Decay;
+use tower_mesh_core::{CallContext, CallEnd, EndpointHandle, LatencyEpoch, Tick};
 
 use crate::balance::clock;
 use crate::config::DiscoveryConfig;
@@ -16,47 +17,64 @@ const MAX_HINT: Duration = Duration::from_secs(300);
 pub struct InFlight {
     handle: EndpointHandle,
     epoch: LatencyEpoch,
-    started: Instant,
-    /// When something last arrived; only a streaming response moves it.
-    progressed: Instant,
-    decay: Duration,
-    penalty: Duration,
-    abandoned: AbandonedPolicy,
+    started: Tick,
+    /// When something last arrived, if anything did; only a streaming response tells.
+    progressed: Option<Tick>,
+    rules: Rules,
     finished: bool,
 }
 
-impl InFlight {
-    pub(crate) fn new(handle: EndpointHandle, started: Instant, config: &DiscoveryConfig) -> Self {
-        handle.started();
+/// What of the configuration the end of a call needs, small enough to ride with each call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rules {
+    pub(crate) decay: Decay,
+    penalty_ms: u32,
+    stalled_after_ms: u32,
+}
+
+impl Rules {
+    pub(crate) fn new(config: &DiscoveryConfig) -> Self {
+        let ms = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
         Self {
-            epoch: handle.latency_epoch(),
-            handle,
-            started,
-            progressed: started,
-            decay: config.latency_decay(),
-            penalty: config.failure_penalty(),
-            abandoned: config.abandoned(),
-            finished: false,
+            decay: Decay::new(config.latency_decay()),
+            penalty_ms: ms(config.failure_penalty()),
+            stalled_after_ms: ms(config.stalled_after()),
         }
     }
 
+    fn penalty(self) -> Duration {
+        Duration::from_millis(self.penalty_ms.into())
+    }
+
+    fn abandoned(self) -> AbandonedPolicy {
+        AbandonedPolicy::new(Duration::from_millis(self.stalled_after_ms.into()))
+    }
+}
+
+impl InFlight {
+    pub(crate) fn new(handle: EndpointHandle, started: Tick, rules: Rules) -> Self {
+        handle.started();
+        Self { epoch: handle.latency_epoch(), handle, started, progressed: None, rules, finished: false }
+    }
+
     /// Failure is not speed: a failed call counts as at least the penalty, or as long as the server asked us to stay away.
-    fn observe(&self, now: Instant, outcome: Outcome, wait: Option<Duration>) {
-        let latency = now.saturating_duration_since(self.started);
+    fn observe(&self, now: Tick, outcome: Outcome, wait: Option<Duration>) {
+        let latency = now.nanos_since(self.started);
         let sample = match outcome {
             Outcome::Success | Outcome::Undecided => latency,
-            Outcome::Failure(_) => latency
-                .max(self.penalty)
-                .max(wait.unwrap_or_default().min(MAX_HINT)),
+            Outcome::Failure(_) => {
+                let hint = wait.unwrap_or_default().min(MAX_HINT);
+                latency.max(hint.max(self.rules.penalty()).as_nanos() as u64)
+            }
             Outcome::Ignored | Outcome::Refused => return,
         };
-        self.handle.observe_latency(self.epoch, now, sample, self.decay);
+        self.handle.observe_latency(self.epoch, now, sample, self.rules.decay);
     }
 }
 
 impl Guard for InFlight {
     fn progress(&mut self) {
-        self.progressed = clock();
+        self.progressed = Some(clock());
     }
 
     fn finish(mut self, verdict: Verdict) {
@@ -73,10 +91,8 @@ impl Drop for InFlight {
             return;
         }
         let now = CallContext::attempt_ended(self.started, clock);
-        let quiet = now.saturating_duration_since(self.progressed);
-        let outcome = self
-            .abandoned
-            .outcome(CallContext::drop_reason_of(self.started), quiet);
+        let quiet = now.since(self.progressed.unwrap_or(self.started));
+        let outcome = self.rules.abandoned().outcome(CallContext::drop_reason_of(self.started), quiet);
         self.observe(now, outcome, None);
         self.handle.finished(CallEnd::Abandoned);
     }

@@ -11,6 +11,7 @@ use tower_mesh_core::{Bind, EndpointHandle, Resolve, SameClient, ServiceName};
 use crate::balance::Balance;
 use crate::config::DiscoveryConfig;
 use crate::driver::{Driver, Source};
+use crate::in_flight::Rules;
 use crate::set::{Binding, Set, Shared, Subscriber};
 use crate::status::DiscoveryStatus;
 
@@ -56,10 +57,7 @@ impl DiscoveryLayer {
     /// Outside a tokio runtime.
     pub fn spawn<R: Resolve>(resolver: &R, service: ServiceName) -> Self {
         let (layer, driver) = Self::new(resolver, service);
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "asked for by name, and ends with the last clone"
-        )]
+        #[expect(clippy::disallowed_methods, reason = "asked for by name, and ends with the last clone")]
         tokio::task::spawn(driver);
         layer
     }
@@ -112,8 +110,7 @@ impl<B, P, C> DiscoveryLayer<B, P, C> {
         C: Clone,
         S: 'static,
     {
-        self.bind(move |_: &(), endpoint: &EndpointHandle| connect(endpoint))
-            .layer(())
+        self.bind(move |_: &(), endpoint: &EndpointHandle| connect(endpoint)).layer(())
     }
 
     /// What is known now. Reading changes nothing.
@@ -136,6 +133,7 @@ where
         let shared = Arc::new(Shared {
             set: ArcSwap::from_pointee(Set::empty()),
             config: self.config,
+            rules: Rules::new(&self.config),
             source: self.source.clone(),
         });
         let binding: Arc<dyn Subscriber> = Arc::new(Binding {
@@ -163,9 +161,7 @@ impl<B, P, C: Clone> Clone for DiscoveryLayer<B, P, C> {
 
 impl<B, P, C> fmt::Debug for DiscoveryLayer<B, P, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DiscoveryLayer")
-            .field("service", &self.source.service)
-            .finish_non_exhaustive()
+        f.debug_struct("DiscoveryLayer").field("service", &self.source.service).finish_non_exhaustive()
     }
 }
 

@@ -2,14 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
 
 use tower_mesh_core::{Endpoint, EndpointHandle, EndpointId, Reason, Update};
 
 /// One endpoint of the set. The key stands beside the record, so that telling endpoints apart does not touch it.
 #[derive(Debug, Clone)]
 pub(crate) struct Member {
-    pub(crate) key: u64,
+    pub(crate) key: u32,
     pub(crate) handle: EndpointHandle,
 }
 
@@ -32,7 +31,7 @@ impl Members {
     }
 
     /// Applies `update`. Endpoints that stay keep their record, with new attributes; those that go are marked as draining.
-    pub(crate) fn apply(&mut self, update: Update, now: Instant, max: usize) -> Change {
+    pub(crate) fn apply(&mut self, update: Update, max: usize) -> Change {
         let (announced, reset) = match update {
             Update::Reset(all) => (all, true),
             Update::Upsert(some) => (some, false),
@@ -43,10 +42,8 @@ impl Members {
         let mut next: Vec<Member> = if reset { Vec::new() } else { (*self.0).clone() };
         let known: HashMap<&EndpointId, &Member> =
             self.0.iter().map(|member| (member.handle.id(), member)).collect();
-        let mut placed: HashMap<EndpointId, EndpointHandle> = next
-            .iter()
-            .map(|member| (member.handle.id().clone(), member.handle.clone()))
-            .collect();
+        let mut placed: HashMap<EndpointId, EndpointHandle> =
+            next.iter().map(|member| (member.handle.id().clone(), member.handle.clone())).collect();
         for endpoint in announced {
             if let Some(handle) = placed.get(endpoint.id()) {
                 update_attributes(handle, endpoint);
@@ -63,11 +60,8 @@ impl Members {
                 }
                 None => {
                     change.added += 1;
-                    let handle = EndpointHandle::new(endpoint, now);
-                    Member {
-                        key: handle.key(),
-                        handle,
-                    }
+                    let handle = EndpointHandle::new(endpoint);
+                    Member { key: handle.key(), handle }
                 }
             };
             placed.insert(member.handle.id().clone(), member.handle.clone());
@@ -86,21 +80,15 @@ impl Members {
     }
 
     fn remove(&mut self, gone: &HashSet<EndpointId>) -> Change {
-        let (go, stay): (Vec<_>, Vec<_>) = self
-            .0
-            .iter()
-            .cloned()
-            .partition(|member| gone.contains(member.handle.id()));
+        let (go, stay): (Vec<_>, Vec<_>) =
+            self.0.iter().cloned().partition(|member| gone.contains(member.handle.id()));
         for member in &go {
             member.handle.set(Reason::Draining);
         }
         if !go.is_empty() {
             self.0 = Arc::new(stay);
         }
-        Change {
-            removed: go.len(),
-            ..Change::default()
-        }
+        Change { removed: go.len(), ..Change::default() }
     }
 }
 
@@ -120,55 +108,30 @@ mod tests {
     }
 
     fn apply(members: &mut Members, update: Update) -> Change {
-        members.apply(update, tokio::time::Instant::now().into_std(), 4)
+        members.apply(update, 4)
     }
 
     #[test]
     fn who_stays_keeps_the_record_even_with_other_attributes() {
         let mut members = Members::default();
-        apply(
-            &mut members,
-            Update::Reset(vec![endpoint("a:1"), endpoint("b:1")]),
-        );
+        apply(&mut members, Update::Reset(vec![endpoint("a:1"), endpoint("b:1")]));
         let a = members.as_slice()[0].handle.clone();
         a.started();
         let heavy = endpoint("a:1").with_weight(NonZeroU32::new(5).unwrap());
         let change = apply(&mut members, Update::Reset(vec![heavy, endpoint("c:1")]));
-        assert_eq!(
-            change,
-            Change {
-                added: 1,
-                removed: 1,
-                over: 0
-            }
-        );
+        assert_eq!(change, Change { added: 1, removed: 1, over: 0 });
         let kept = &members.as_slice()[0].handle;
-        assert_eq!(
-            (kept.key(), kept.counts().started, kept.endpoint().weight().get()),
-            (a.key(), 1, 5)
-        );
+        assert_eq!((kept.key(), kept.counts().started, kept.endpoint().weight().get()), (a.key(), 1, 5));
     }
 
     #[test]
     fn who_goes_is_draining_and_who_comes_twice_is_one() {
         let mut members = Members::default();
-        apply(
-            &mut members,
-            Update::Upsert(vec![endpoint("a:1"), endpoint("a:1"), endpoint("b:1")]),
-        );
+        apply(&mut members, Update::Upsert(vec![endpoint("a:1"), endpoint("a:1"), endpoint("b:1")]));
         assert_eq!(members.as_slice().len(), 2);
         let a = members.as_slice()[0].handle.clone();
-        let change = apply(
-            &mut members,
-            Update::Remove(vec![a.id().clone(), "never:1".parse().unwrap()]),
-        );
-        assert_eq!(
-            change,
-            Change {
-                removed: 1,
-                ..Change::default()
-            }
-        );
+        let change = apply(&mut members, Update::Remove(vec![a.id().clone(), "never:1".parse().unwrap()]));
+        assert_eq!(change, Change { removed: 1, ..Change::default() });
         assert!(a.availability().contains(Reason::Draining));
         apply(&mut members, Update::NotFound);
         assert!(members.as_slice().is_empty());
@@ -178,13 +141,6 @@ mod tests {
     fn the_set_is_bounded_and_what_is_over_is_told() {
         let mut members = Members::default();
         let many = (0..6).map(|i| endpoint(&format!("e:{i}"))).collect();
-        assert_eq!(
-            apply(&mut members, Update::Reset(many)),
-            Change {
-                added: 4,
-                removed: 0,
-                over: 2
-            }
-        );
+        assert_eq!(apply(&mut members, Update::Reset(many)), Change { added: 4, removed: 0, over: 2 });
     }
 }

@@ -9,6 +9,7 @@ use tower_mesh_core::Bind;
 
 use crate::config::DiscoveryConfig;
 use crate::driver::Source;
+use crate::in_flight::Rules;
 use crate::layer::PerEndpoint;
 use crate::members::{Member, Members};
 
@@ -23,6 +24,7 @@ pub(crate) struct Set<S> {
 pub(crate) struct Shared<S> {
     pub(crate) set: ArcSwap<Set<S>>,
     pub(crate) config: DiscoveryConfig,
+    pub(crate) rules: Rules,
     pub(crate) source: Arc<Source>,
 }
 
@@ -82,33 +84,18 @@ where
     P::Service: Clone,
 {
     fn build(&self, version: u64, members: &Members, old: &Set<P::Service>) -> Set<P::Service> {
-        let known: HashMap<u64, &P::Service> = old
-            .members
-            .as_slice()
-            .iter()
-            .map(|member| member.key)
-            .zip(&old.services)
-            .collect();
+        let known: HashMap<u32, &P::Service> =
+            old.members.as_slice().iter().map(|member| member.key).zip(&old.services).collect();
         let service = |member: &Member| match known.get(&member.key) {
             Some(&service) => service.clone(),
-            None => self
-                .per_endpoint
-                .layer(&member.handle, self.bind.bind(&self.client, &member.handle)),
+            None => self.per_endpoint.layer(&member.handle, self.bind.bind(&self.client, &member.handle)),
         };
-        Set {
-            version,
-            members: members.clone(),
-            services: members.as_slice().iter().map(service).collect(),
-        }
+        Set { version, members: members.clone(), services: members.as_slice().iter().map(service).collect() }
     }
 }
 
 impl<S> Set<S> {
     pub(crate) fn empty() -> Self {
-        Self {
-            version: 0,
-            members: Members::default(),
-            services: Vec::new(),
-        }
+        Self { version: 0, members: Members::default(), services: Vec::new() }
     }
 }

@@ -1,9 +1,8 @@
 //! What can be read of a discovery layer.
 
 use std::sync::Arc;
-use std::time::Instant;
 
-use tower_mesh_core::{EndpointHandle, ResolveError, ServiceName};
+use tower_mesh_core::{EndpointHandle, ResolveError, ServiceName, Tick};
 
 /// Where resolution stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,7 +33,7 @@ pub struct DiscoveryStatus {
     /// The endpoints in use.
     pub endpoints: Vec<EndpointHandle>,
     /// When the source last answered.
-    pub updated_at: Option<Instant>,
+    pub updated_at: Option<Tick>,
     /// How often membership has changed.
     pub version: u64,
     /// The source's last error, if its last word was one.

@@ -11,8 +11,9 @@
 //!  metrics only (all traffic, counted)
 //! ```
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tower_mesh_core::Tick;
 use tower_mesh_core::backoff::Chance;
 use tower_mesh_core::window::{Sample, WindowCounts};
 
@@ -101,23 +102,14 @@ pub(crate) struct Machine {
 
 #[derive(Debug, Clone, Copy)]
 enum Phase {
-    Closed {
-        since: Instant,
-    },
-    Open {
-        until: Instant,
-    },
-    HalfOpen {
-        leased: u32,
-        counts: WindowCounts,
-        until: Instant,
-        early: bool,
-    },
+    Closed { since: Tick },
+    Open { until: Tick },
+    HalfOpen { leased: u32, counts: WindowCounts, until: Tick, early: bool },
     Standing(State),
 }
 
 impl Machine {
-    pub(crate) fn new(config: BreakerConfig, now: Instant) -> Self {
+    pub(crate) fn new(config: BreakerConfig, now: Tick) -> Self {
         Self {
             config,
             generation: 0,
@@ -142,7 +134,7 @@ impl Machine {
     }
 
     /// When a trial call is wanted, if a time is set.
-    pub(crate) fn open_until(&self) -> Option<Instant> {
+    pub(crate) fn open_until(&self) -> Option<Tick> {
         match self.phase {
             Phase::Open { until } => Some(until),
             _ => None,
@@ -162,7 +154,7 @@ impl Machine {
     }
 
     /// Asks for admission. `due`: a passing probe says that the wait of an open circuit is over.
-    pub(crate) fn enter(&mut self, now: Instant, due: bool, chance: Chance) -> Entry {
+    pub(crate) fn enter(&mut self, now: Tick, due: bool, chance: Chance) -> Entry {
         let mut transition = None;
         match self.phase {
             Phase::Open { until } if now >= until || due => {
@@ -185,9 +177,7 @@ impl Machine {
                 *leased += 1;
                 Ok(Admission { generation, state })
             }
-            Phase::HalfOpen { until, .. } | Phase::Open { until } => {
-                Err(Some(until.saturating_duration_since(now)))
-            }
+            Phase::HalfOpen { until, .. } | Phase::Open { until } => Err(Some(until.since(now))),
             Phase::Standing(_) => Err(None),
         };
         Entry { admitted, transition }
@@ -198,7 +188,7 @@ impl Machine {
         &mut self,
         admission: Admission,
         sample: Option<Sample>,
-        now: Instant,
+        now: Tick,
         chance: Chance,
     ) -> Option<Transition> {
         if admission.generation != self.generation {
@@ -228,7 +218,7 @@ impl Machine {
         generation: u64,
         reason: TripReason,
         counts: WindowCounts,
-        now: Instant,
+        now: Tick,
         chance: Chance,
     ) -> Option<Transition> {
         let Phase::Closed { since } = self.phase else {
@@ -237,7 +227,7 @@ impl Machine {
         if generation != self.generation {
             return None;
         }
-        if now.saturating_duration_since(since) >= self.config.settled_after() {
+        if now.since(since) >= self.config.settled_after() {
             self.opens = 0;
         }
         self.believe_probes = true;
@@ -245,7 +235,7 @@ impl Machine {
     }
 
     /// Goes to `state` by order. None if it is there already, or for half-open from anything but open: there is nothing to find out.
-    pub(crate) fn order(&mut self, state: State, now: Instant, chance: Chance) -> Option<Transition> {
+    pub(crate) fn order(&mut self, state: State, now: Tick, chance: Chance) -> Option<Transition> {
         match (state, self.state()) {
             (to, from) if to == from => None,
             (State::Closed, _) => {
@@ -263,38 +253,24 @@ impl Machine {
         }
     }
 
-    fn open(&mut self, now: Instant, reason: TripReason, counts: WindowCounts, chance: Chance) -> Transition {
+    fn open(&mut self, now: Tick, reason: TripReason, counts: WindowCounts, chance: Chance) -> Transition {
         if matches!(self.phase, Phase::HalfOpen { early: true, .. }) {
             self.believe_probes = false;
         }
         self.opens = self.opens.saturating_add(1);
-        let open_for = self
-            .config
-            .open_backoff()
-            .delay(self.opens, Duration::ZERO, chance);
+        let open_for = self.config.open_backoff().delay(self.opens, Duration::ZERO, chance);
         self.last = counts;
-        self.go(
-            Phase::Open {
-                until: now + open_for,
-            },
-            Some(reason),
-            Some(open_for),
-        )
+        self.go(Phase::Open { until: now + open_for }, Some(reason), Some(open_for))
     }
 
-    fn half_open(&mut self, now: Instant, early: bool) -> Transition {
+    fn half_open(&mut self, now: Tick, early: bool) -> Transition {
         // As long to decide as it was last open at most: a trial call that never comes back cannot hold the circuit for good.
         let limit = self.config.open_backoff().ceiling(self.opens.max(1));
-        let phase = Phase::HalfOpen {
-            leased: 0,
-            counts: WindowCounts::default(),
-            until: now + limit,
-            early,
-        };
+        let phase = Phase::HalfOpen { leased: 0, counts: WindowCounts::default(), until: now + limit, early };
         self.go(phase, None, None)
     }
 
-    fn close(&mut self, now: Instant) -> Transition {
+    fn close(&mut self, now: Tick) -> Transition {
         self.believe_probes = true;
         self.last = WindowCounts::default();
         self.go(Phase::Closed { since: now }, None, None)
@@ -304,14 +280,7 @@ impl Machine {
         let (from, counts) = (self.state(), self.counts());
         self.phase = phase;
         self.generation += 1;
-        Transition {
-            from,
-            to: self.state(),
-            reason,
-            generation: self.generation,
-            counts,
-            open_for,
-        }
+        Transition { from, to: self.state(), reason, generation: self.generation, counts, open_for }
     }
 }
 
@@ -335,29 +304,18 @@ mod tests {
     use super::*;
 
     const ZERO: Chance = Chance::Uniform(0.0);
-    const GOOD: Option<Sample> = Some(Sample {
-        failed: false,
-        slow: false,
-    });
-    const BAD: Option<Sample> = Some(Sample {
-        failed: true,
-        slow: false,
-    });
+    const GOOD: Option<Sample> = Some(Sample { failed: false, slow: false });
+    const BAD: Option<Sample> = Some(Sample { failed: true, slow: false });
 
-    fn open(permits: u32) -> (Machine, Instant) {
-        let config = BreakerConfig::builder()
-            .half_open_permits(permits)
-            .build()
-            .unwrap();
-        let now = tokio::time::Instant::now().into_std();
+    fn open(permits: u32) -> (Machine, Tick) {
+        let config = BreakerConfig::builder().half_open_permits(permits).build().unwrap();
+        let now = Tick::of(tokio::time::Instant::now().into_std());
         let mut machine = Machine::new(config, now);
-        machine
-            .trip(0, TripReason::FailureRate, WindowCounts::default(), now, ZERO)
-            .unwrap();
+        machine.trip(0, TripReason::FailureRate, WindowCounts::default(), now, ZERO).unwrap();
         (machine, now)
     }
 
-    fn later(now: Instant, seconds: u64) -> Instant {
+    fn later(now: Tick, seconds: u64) -> Tick {
         now + Duration::from_secs(seconds)
     }
 
@@ -371,10 +329,7 @@ mod tests {
         assert_eq!(machine.exit(first, None, at, ZERO), None);
         let again = machine.enter(at, false, ZERO).admitted.unwrap();
         assert_eq!(machine.exit(again, GOOD, at, ZERO), None);
-        assert!(
-            machine.enter(at, false, ZERO).admitted.is_err(),
-            "one came back, one is out: two in all"
-        );
+        assert!(machine.enter(at, false, ZERO).admitted.is_err(), "one came back, one is out: two in all");
     }
 
     #[test]
@@ -382,18 +337,11 @@ mod tests {
         let (mut machine, now) = open(1);
         let at = later(now, 5);
         let probe = machine.enter(at, false, ZERO).admitted.unwrap();
-        let before = Admission {
-            generation: 0,
-            state: State::Closed,
-        };
+        let before = Admission { generation: 0, state: State::Closed };
         assert_eq!(machine.exit(before, GOOD, at, ZERO), None);
         assert_eq!(machine.state(), State::HalfOpen);
         assert_eq!(machine.exit(probe, GOOD, at, ZERO).unwrap().to, State::Closed);
-        assert_eq!(
-            machine.exit(probe, BAD, at, ZERO),
-            None,
-            "told twice, counted once"
-        );
+        assert_eq!(machine.exit(probe, BAD, at, ZERO), None, "told twice, counted once");
     }
 
     #[test]
@@ -401,55 +349,31 @@ mod tests {
         let (mut machine, now) = open(1);
         machine.enter(later(now, 5), false, ZERO).admitted.unwrap();
         let entry = machine.enter(later(now, 10), false, ZERO);
-        assert_eq!(
-            entry.transition.unwrap().reason,
-            Some(TripReason::HalfOpenTimeout)
-        );
+        assert_eq!(entry.transition.unwrap().reason, Some(TripReason::HalfOpenTimeout));
         assert_eq!(machine.state(), State::Open);
     }
 
     #[test]
     fn the_open_time_doubles_until_it_has_been_closed_for_a_window() {
-        let (mut machine, mut now) = open(1);
+        let (mut machine, _) = open(1);
         let mut waits = Vec::new();
         for _ in 0..3 {
-            now = machine.open_until().unwrap();
+            let now = machine.open_until().unwrap();
             let probe = machine.enter(now, false, ZERO).admitted.unwrap();
-            waits.push(
-                machine
-                    .exit(probe, BAD, now, ZERO)
-                    .unwrap()
-                    .open_for
-                    .unwrap()
-                    .as_secs(),
-            );
+            waits.push(machine.exit(probe, BAD, now, ZERO).unwrap().open_for.unwrap().as_secs());
         }
-        assert_eq!(
-            waits,
-            [5, 10, 20],
-            "equal jitter with the lowest draw: half of 10, 20, 40"
-        );
-        now = machine.open_until().unwrap();
+        assert_eq!(waits, [5, 10, 20], "equal jitter with the lowest draw: half of 10, 20, 40");
+        let now = machine.open_until().unwrap();
         let probe = machine.enter(now, false, ZERO).admitted.unwrap();
         machine.exit(probe, GOOD, now, ZERO).unwrap();
         let generation = machine.generation();
-        let soon = machine.trip(
-            generation,
-            TripReason::FailureRate,
-            WindowCounts::default(),
-            later(now, 9),
-            ZERO,
-        );
+        let soon =
+            machine.trip(generation, TripReason::FailureRate, WindowCounts::default(), later(now, 9), ZERO);
         assert_eq!(soon.unwrap().open_for, Some(Duration::from_secs(40)));
         machine.order(State::Closed, later(now, 9), ZERO);
         let generation = machine.generation();
-        let settled = machine.trip(
-            generation,
-            TripReason::FailureRate,
-            WindowCounts::default(),
-            later(now, 60),
-            ZERO,
-        );
+        let settled =
+            machine.trip(generation, TripReason::FailureRate, WindowCounts::default(), later(now, 60), ZERO);
         assert_eq!(settled.unwrap().open_for, Some(Duration::from_secs(5)));
     }
 
@@ -468,10 +392,7 @@ mod tests {
     #[test]
     fn orders_hold_and_half_open_is_only_for_what_is_open() {
         let (mut machine, now) = open(1);
-        assert_eq!(
-            machine.order(State::ForcedOpen, now, ZERO).unwrap().to,
-            State::ForcedOpen
-        );
+        assert_eq!(machine.order(State::ForcedOpen, now, ZERO).unwrap().to, State::ForcedOpen);
         assert!(machine.enter(later(now, 10_000), true, ZERO).admitted.is_err());
         assert_eq!(machine.order(State::Closed, now, ZERO).unwrap().to, State::Closed);
         assert_eq!(machine.order(State::HalfOpen, now, ZERO), None);

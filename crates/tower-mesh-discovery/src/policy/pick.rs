@@ -32,10 +32,7 @@ pub fn p2c(
     load: impl Fn(usize) -> f64,
 ) -> Option<Pick> {
     if len < 2 {
-        return (len == 1 && usable(0)).then_some(Pick {
-            first: 0,
-            second: None,
-        });
+        return (len == 1 && usable(0)).then_some(Pick { first: 0, second: None });
     }
     let mut found = None;
     for _ in 0..DRAWS {
@@ -44,10 +41,7 @@ pub fn p2c(
         match (usable(a), usable(b)) {
             (true, true) => {
                 let (first, second) = if load(b) < load(a) { (b, a) } else { (a, b) };
-                return Some(Pick {
-                    first,
-                    second: Some(second),
-                });
+                return Some(Pick { first, second: Some(second) });
             }
             (false, false) => continue,
             (a_usable, _) => {
@@ -55,24 +49,16 @@ pub fn p2c(
                 match found {
                     None => found = Some(one),
                     Some(earlier) if earlier != one => {
-                        let (first, second) = if load(one) < load(earlier) {
-                            (one, earlier)
-                        } else {
-                            (earlier, one)
-                        };
-                        return Some(Pick {
-                            first,
-                            second: Some(second),
-                        });
+                        let (first, second) =
+                            if load(one) < load(earlier) { (one, earlier) } else { (earlier, one) };
+                        return Some(Pick { first, second: Some(second) });
                     }
                     Some(_) => {}
                 }
             }
         }
     }
-    found
-        .or_else(|| scan(len, draw(), usable))
-        .map(|first| Pick { first, second: None })
+    found.or_else(|| scan(len, draw(), usable)).map(|first| Pick { first, second: None })
 }
 
 /// The first usable endpoint from a random place on: reached when almost none is.
@@ -118,10 +104,7 @@ mod tests {
             picks[p2c(3, &mut draw, |_| true, |i| loads[i]).unwrap().first] += 1;
         }
         assert_eq!(picks[0], 0);
-        assert!(
-            (5700..6300).contains(&picks[1]),
-            "the least loaded wins both pairs it is in: {picks:?}"
-        );
+        assert!((5700..6300).contains(&picks[1]), "the least loaded wins both pairs it is in: {picks:?}");
     }
 
     #[test]
@@ -129,13 +112,7 @@ mod tests {
         let mut draw = draws();
         for _ in 0..100 {
             let pick = p2c(10_000, &mut draw, |i| i == 777, |_| 0.0).unwrap();
-            assert_eq!(
-                pick,
-                Pick {
-                    first: 777,
-                    second: None
-                }
-            );
+            assert_eq!(pick, Pick { first: 777, second: None });
         }
         assert_eq!(p2c(10_000, &mut draw, |_| false, |_| 0.0), None);
         assert_eq!(p2c(0, &mut draw, |_| true, |_| 0.0), None);

@@ -45,6 +45,12 @@ pub fn find_in<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Opti
                 Some(inner) => Some(inner),
                 None => io.source(),
             };
+        } else if let Some(overruled) = error.downcast_ref::<Overruled>() {
+            let judged: &(dyn Error + 'static) = &overruled.judged;
+            if let Some(found) = judged.downcast_ref::<E>() {
+                return Some(found);
+            }
+            next = Some(&*overruled.error);
         } else {
             next = error.source();
         }
@@ -82,6 +88,61 @@ impl fmt::Display for Judged {
 }
 
 impl Error for Judged {}
+
+/// An error under a verdict of our own: [`find`] meets the verdict first and then the error with everything below it, while to a reader of the chain
+/// it looks like the error itself.
+///
+/// So a layer that gives up says "never again" whatever the last failure says, and hides no cause.
+///
+/// ```
+/// use tower_mesh_core::classify::Verdict;
+/// use tower_mesh_core::error::{Judged, Overruled, find};
+/// let error = Overruled::new(Verdict::IGNORED, Box::new(Overruled::new(Verdict::REFUSED, Box::new(std::fmt::Error))));
+/// assert_eq!(find::<Judged>(&error).map(Judged::verdict), Some(Verdict::IGNORED));
+/// assert!(find::<std::fmt::Error>(&error).is_some());
+/// ```
+#[derive(Debug)]
+pub struct Overruled {
+    judged: Judged,
+    error: BoxError,
+}
+
+impl Overruled {
+    /// Puts `error` under `verdict`.
+    pub fn new(verdict: Verdict, error: BoxError) -> Self {
+        Self {
+            judged: Judged::new(verdict),
+            error,
+        }
+    }
+
+    /// The verdict.
+    pub const fn verdict(&self) -> Verdict {
+        self.judged.verdict()
+    }
+
+    /// The error.
+    pub fn get_ref(&self) -> &(dyn Error + Send + Sync + 'static) {
+        &*self.error
+    }
+
+    /// The error, without the verdict.
+    pub fn into_inner(self) -> BoxError {
+        self.error
+    }
+}
+
+impl fmt::Display for Overruled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl Error for Overruled {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.error.source()
+    }
+}
 
 /// A configuration that cannot be: every mistake in it, each with its field, what was found and what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -200,6 +200,12 @@ impl CallContext {
         self.deadline_kept
     }
 
+    /// As [`is_deadline_kept`](Self::is_deadline_kept), and forgets it: an inner layer says so at each poll, and one that has ended while the call
+    /// goes on keeps nothing any more.
+    pub fn take_deadline_kept(&mut self) -> bool {
+        std::mem::take(&mut self.deadline_kept)
+    }
+
     /// The operation's name, if it was given.
     pub fn operation(&self) -> Option<Operation> {
         self.operation

@@ -77,6 +77,11 @@ impl Judged {
     pub const fn verdict(&self) -> Verdict {
         self.verdict
     }
+
+    /// What caused the error, if anything did.
+    pub fn cause(&self) -> Option<&(dyn Error + Send + Sync + 'static)> {
+        self.cause.as_deref()
+    }
 }
 
 impl fmt::Display for Judged {

@@ -1,0 +1,366 @@
+//! The shared budget that bounds how much retries add to the traffic.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::time::Duration;
+
+use tower_mesh_core::Tick;
+
+use crate::config::BudgetConfig;
+use crate::policy::budget::{LeakyBucket, Stripe, Units, slice_length};
+
+/// A budget for retries that grows with the traffic: Finagle's token bucket, with Envoy's floor of concurrent retries.
+///
+/// Every call [`deposit`](Self::deposit)s; a retry is allowed if it can [`withdraw`](Self::withdraw) `1 / ratio` deposits that are not older than the ttl, from a
+/// reserve if need be, or if fewer than [`min_concurrency`](BudgetConfig::min_concurrency) retries are under way. So when everything fails, retries add
+/// `ratio` to the traffic and do not multiply it.
+///
+/// Clones share one budget. A deposit is one atomic operation on a cache line that threads do not share; a withdrawal, which is rare, takes a short lock,
+/// and never more is withdrawn than there is.
+///
+/// ```
+/// use tower_mesh_retry::{BudgetConfig, RetryBudget};
+/// let config = BudgetConfig::builder().ratio(0.5).min_per_second(0).min_concurrency(0).build()?;
+/// let budget = RetryBudget::new(config);
+/// let now = tower_mesh_core::Tick::of(tokio::time::Instant::now().into_std());
+/// budget.deposit(now);
+/// assert!(budget.withdraw(now).is_none(), "one retry costs two calls");
+/// budget.deposit(now);
+/// assert!(budget.withdraw(now).is_some());
+/// # Ok::<(), tower_mesh_core::error::InvalidConfig>(())
+/// ```
+#[derive(Clone)]
+pub struct RetryBudget(Arc<Shared>);
+
+struct Shared {
+    config: BudgetConfig,
+    units: Units,
+    deposits: Box<[Stripe]>,
+    /// Also counts the slices, for both.
+    withdrawals: Mutex<LeakyBucket>,
+    slices: Slices,
+    /// Grows only under the lock.
+    in_flight: AtomicU32,
+    granted: AtomicU64,
+    denied: AtomicU64,
+}
+
+/// The slice under way as those see it who take no lock; written under it.
+struct Slices {
+    /// The first use: a constructor reads no clock.
+    origin: OnceLock<Tick>,
+    length: u64,
+    /// In nanoseconds since the origin. Written after `number`, so that whoever sees that a slice began sees its number too.
+    began: AtomicU64,
+    number: AtomicU64,
+}
+
+impl RetryBudget {
+    /// A budget with its whole reserve.
+    pub fn new(config: BudgetConfig) -> Self {
+        /// Enough for as many threads; more of them share.
+        const MAX_STRIPES: usize = 64;
+
+        let units = Units::new(&config);
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self(Arc::new(Shared {
+            config,
+            units,
+            deposits: (0..threads.min(MAX_STRIPES)).map(|_| Stripe::default()).collect(),
+            withdrawals: Mutex::new(LeakyBucket::new(config.ttl(), units.reserve)),
+            slices: Slices {
+                origin: OnceLock::new(),
+                length: nanos(slice_length(config.ttl())),
+                began: AtomicU64::new(0),
+                number: AtomicU64::new(0),
+            },
+            in_flight: AtomicU32::new(0),
+            granted: AtomicU64::new(0),
+            denied: AtomicU64::new(0),
+        }))
+    }
+
+    /// How it is configured.
+    pub fn config(&self) -> &BudgetConfig {
+        &self.0.config
+    }
+
+    /// Counts a call.
+    #[inline]
+    pub fn deposit(&self, now: Tick) {
+        let stripes = &self.0.deposits;
+        stripes[thread_number() % stripes.len()].add(self.0.slice(now));
+    }
+
+    /// Takes what one retry costs, if it is there. The retry is under way until the permit is dropped; what it cost stays taken.
+    pub fn withdraw(&self, now: Tick) -> Option<RetryPermit> {
+        let shared = &*self.0;
+        let mut withdrawals = shared.withdrawals();
+        let slice = shared.slices.roll(&mut withdrawals, now);
+        let deposited = shared.deposited(slice);
+        let allowed = withdrawals.try_get(now, shared.units.withdrawal, deposited)
+            || shared.in_flight.load(Ordering::Relaxed) < shared.config.min_concurrency();
+        if allowed {
+            shared.in_flight.fetch_add(1, Ordering::Relaxed);
+        }
+        drop(withdrawals);
+        let counter = if allowed { &shared.granted } else { &shared.denied };
+        counter.fetch_add(1, Ordering::Relaxed);
+        allowed.then(|| RetryPermit(self.clone()))
+    }
+
+    /// What there is now.
+    pub fn snapshot(&self, now: Tick) -> BudgetSnapshot {
+        let shared = &*self.0;
+        let withdrawals = shared.withdrawals();
+        let (slice, withdrawn) = (withdrawals.slice_at(now), withdrawals.balance(now));
+        drop(withdrawals);
+        let balance = withdrawn.saturating_add(shared.deposited(slice));
+        BudgetSnapshot {
+            balance: shared.units.retries(balance),
+            in_flight: shared.in_flight.load(Ordering::Relaxed),
+            granted: shared.granted.load(Ordering::Relaxed),
+            denied: shared.denied.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Shared {
+    /// The slice that a deposit at `now` belongs to.
+    #[inline]
+    fn slice(&self, now: Tick) -> u64 {
+        if self.slices.are_over(now) {
+            // Somebody is there: the slice is changing, or this deposit counts in the old one. Nobody waits for that.
+            let withdrawals = match self.withdrawals.try_lock() {
+                Ok(withdrawals) => Some(withdrawals),
+                Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) => None,
+            };
+            if let Some(mut withdrawals) = withdrawals {
+                return self.slices.roll(&mut withdrawals, now);
+            }
+        }
+        self.slices.number.load(Ordering::Relaxed)
+    }
+
+    fn withdrawals(&self) -> MutexGuard<'_, LeakyBucket> {
+        self.withdrawals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn deposited(&self, slice: u64) -> i64 {
+        let calls: u64 = self.deposits.iter().map(|stripe| stripe.count(slice)).sum();
+        i64::try_from(calls).unwrap_or(i64::MAX).saturating_mul(self.units.deposit)
+    }
+}
+
+impl Slices {
+    #[inline]
+    fn are_over(&self, now: Tick) -> bool {
+        let Some(&origin) = self.origin.get() else {
+            return true;
+        };
+        let began = self.began.load(Ordering::Acquire);
+        nanos(now.since(origin)).saturating_sub(began) >= self.length
+    }
+
+    #[cold]
+    fn roll(&self, withdrawals: &mut LeakyBucket, now: Tick) -> u64 {
+        let origin = *self.origin.get_or_init(|| now);
+        let number = withdrawals.roll(now);
+        if number != self.number.load(Ordering::Relaxed) {
+            self.number.store(number, Ordering::Relaxed);
+            let began = nanos(now.since(origin));
+            self.began.store(began, Ordering::Release);
+        }
+        number
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Numbers threads as they come, so that the first so many have a stripe each.
+fn thread_number() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static NUMBER: usize = NEXT.fetch_add(1, Ordering::Relaxed);
+    }
+    // Only a thread that is being torn down has none any more.
+    NUMBER.try_with(|number| *number).unwrap_or(0)
+}
+
+impl fmt::Debug for RetryBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RetryBudget")
+            .field("config", &self.0.config)
+            .field("in_flight", &self.0.in_flight)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a [`RetryBudget`] holds at one time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BudgetSnapshot {
+    /// Retries that can be paid for.
+    pub balance: u64,
+    /// Retries under way, waits before them included.
+    pub in_flight: u32,
+    /// Retries allowed since the start.
+    pub granted: u64,
+    /// Retries refused since the start.
+    pub denied: u64,
+}
+
+/// A retry that is under way. Given by [`RetryBudget::withdraw`].
+#[derive(Debug)]
+#[must_use = "dropped at once it does not count as under way"]
+pub struct RetryPermit(RetryBudget);
+
+impl Drop for RetryPermit {
+    fn drop(&mut self) {
+        self.0.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget(ratio: f64, min_per_second: u32, min_concurrency: u32) -> RetryBudget {
+        let config = BudgetConfig::builder().ratio(ratio).min_per_second(min_per_second);
+        RetryBudget::new(config.min_concurrency(min_concurrency).build().unwrap())
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "an arbitrary origin; it does not pass")]
+    fn start() -> Tick {
+        Tick::of(std::time::Instant::now())
+    }
+
+    fn withdrawn(budget: &RetryBudget, now: Tick, tries: u32) -> u32 {
+        (0..tries).filter(|_| budget.withdraw(now).is_some()).count() as u32
+    }
+
+    #[test]
+    fn sixty_percent_of_ten_is_six() {
+        let (budget, now) = (budget(0.6, 0, 0), start());
+        (0..10).for_each(|_| budget.deposit(now));
+        assert_eq!(budget.snapshot(now).balance, 6);
+        assert_eq!(withdrawn(&budget, now, 10), 6);
+        let after = budget.snapshot(now);
+        assert_eq!((after.balance, after.granted, after.denied), (0, 6, 4));
+    }
+
+    #[test]
+    fn a_cold_budget_allows_its_reserve_and_gets_it_back_after_the_ttl() {
+        let (budget, now) = (RetryBudget::new(BudgetConfig::default()), start());
+        assert_eq!(budget.snapshot(now).balance, 100);
+        let permits: Vec<_> = std::iter::from_fn(|| budget.withdraw(now)).collect();
+        assert_eq!(permits.len(), 100);
+        assert!(budget.withdraw(now + Duration::from_secs(9)).is_none());
+        assert_eq!(budget.snapshot(now + Duration::from_secs(10)).balance, 100);
+    }
+
+    #[test]
+    fn deposits_expire_and_a_look_changes_nothing() {
+        let (budget, start) = (budget(1.0, 0, 0), start());
+        for second in 0..100 {
+            let now = start + Duration::from_secs(second);
+            (0..second).for_each(|_| budget.deposit(now));
+            let alive = second.saturating_sub(9)..=second;
+            assert_eq!(budget.snapshot(now).balance, alive.sum::<u64>());
+        }
+        let last = start + Duration::from_secs(99);
+        assert_eq!(budget.snapshot(last + Duration::from_secs(10)).balance, 0);
+        assert_eq!(budget.snapshot(last).balance, (90..=99).sum::<u64>());
+        assert_eq!(withdrawn(&budget, last + Duration::from_secs(9), 1000), 99);
+    }
+
+    #[test]
+    fn the_floor_counts_retries_under_way() {
+        let (budget, now) = (budget(0.0, 0, 3), start());
+        let mut permits: Vec<_> = std::iter::from_fn(|| budget.withdraw(now)).collect();
+        assert_eq!(permits.len(), 3);
+        permits.pop();
+        assert_eq!(budget.snapshot(now).in_flight, 2);
+        assert!(budget.withdraw(now).is_some());
+        drop(permits);
+        assert_eq!(budget.snapshot(now).in_flight, 0);
+    }
+
+    #[test]
+    fn threads_together_never_overdraw_it_and_lose_no_deposit() {
+        const THREADS: u32 = 8;
+        const CALLS: u32 = 5_000;
+        for round in 0..5 {
+            let (budget, now) = (budget(0.2, 0, 0), start());
+            let taken: u32 = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..THREADS)
+                    .map(|_| {
+                        scope.spawn(|| {
+                            (0..CALLS)
+                                .map(|_| {
+                                    budget.deposit(now);
+                                    withdrawn(&budget, now, 1)
+                                })
+                                .sum::<u32>()
+                        })
+                    })
+                    .collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+            });
+            let left = withdrawn(&budget, now, THREADS * CALLS);
+            assert_eq!(taken + left, THREADS * CALLS / 5, "round {round}");
+        }
+    }
+
+    #[test]
+    fn threads_whose_clocks_differ_do_not_spend_a_deposit_twice() {
+        const CALLS: u32 = 20_000;
+        let (budget, start) = (budget(1.0, 0, 0), start());
+        let taken: u32 = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|thread| {
+                    let budget = &budget;
+                    scope.spawn(move || {
+                        // Thirty ttl in all, each thread up to three slices behind the first.
+                        let behind = thread * Duration::from_secs(1);
+                        let now =
+                            |n| start + (Duration::from_secs(3) - behind) + n * Duration::from_millis(15);
+                        (0..CALLS)
+                            .map(|n| {
+                                if thread == 0 {
+                                    budget.deposit(now(n));
+                                }
+                                withdrawn(budget, now(n), 1)
+                            })
+                            .sum::<u32>()
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        assert!(taken <= CALLS, "{taken}");
+    }
+
+    #[test]
+    fn concurrent_retries_never_exceed_the_floor() {
+        let (budget, now) = (budget(0.0, 0, 3), start());
+        let most = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..5_000 {
+                        let permit = budget.withdraw(now);
+                        most.fetch_max(budget.snapshot(now).in_flight, Ordering::Relaxed);
+                        drop(permit);
+                    }
+                });
+            }
+        });
+        assert!((1..=3).contains(&most.into_inner()));
+        assert_eq!(budget.snapshot(now).in_flight, 0);
+    }
+}

@@ -1,0 +1,403 @@
+//! Every knob, once.
+
+use std::time::Duration;
+
+use tower_mesh_core::backoff::{Backoff, Jitter};
+use tower_mesh_core::error::{InvalidConfig, Mistake};
+
+/// How [`RetryLayer`](crate::RetryLayer) tries again.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_mesh_retry::RetryConfig;
+/// let config = RetryConfig::builder()
+///     .max_attempts(4)
+///     .base_delay(Duration::from_millis(50))
+///     .attempt_timeout(Duration::from_secs(2))
+///     .build()?;
+/// assert_eq!(config.max_attempts(), 4);
+///
+/// let wrong = RetryConfig::builder().max_attempts(0).ready_timeout(Duration::ZERO).build().unwrap_err();
+/// assert_eq!(wrong.mistakes().len(), 2, "every mistake is told");
+/// # Ok::<(), tower_mesh_core::error::InvalidConfig>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryConfig {
+    max_attempts: u32,
+    base_delay: Duration,
+    max_delay: Duration,
+    jitter: Jitter,
+    attempt_timeout: Option<Duration>,
+    max_wait: Duration,
+    ready_timeout: Duration,
+}
+
+impl RetryConfig {
+    /// Starts from the defaults.
+    pub fn builder() -> RetryConfigBuilder {
+        RetryConfigBuilder(Self::default())
+    }
+
+    /// How often a request is sent at most, the first time included. 1 never tries again. Default 3, allowed 1 to 20.
+    pub const fn max_attempts(&self) -> u32 {
+        self.max_attempts
+    }
+
+    /// The upper end of the first wait; it doubles with every further one. Default 1 s, allowed up to `max_delay`.
+    pub const fn base_delay(&self) -> Duration {
+        self.base_delay
+    }
+
+    /// Where the doubling ends. Default 15 s, allowed up to an hour.
+    pub const fn max_delay(&self) -> Duration {
+        self.max_delay
+    }
+
+    /// How chance enters a wait. Default [`Jitter::Full`].
+    pub const fn jitter(&self) -> Jitter {
+        self.jitter
+    }
+
+    /// How long one attempt may take, from its start to the head of its response. One that is not below the time left for the whole call has no effect.
+    /// Default none, allowed is more than zero.
+    pub const fn attempt_timeout(&self) -> Option<Duration> {
+        self.attempt_timeout
+    }
+
+    /// The longest wait asked for by the server that is obeyed. If it asks for more the request is not sent again, since coming back earlier
+    /// than asked is worse than not at all. Default 300 s, allowed up to 300 s.
+    pub const fn max_wait(&self) -> Duration {
+        self.max_wait
+    }
+
+    /// How long another attempt waits for the inner service to become ready, deadline or not. Default 3 s, allowed is more than zero, up to an hour.
+    pub const fn ready_timeout(&self) -> Duration {
+        self.ready_timeout
+    }
+
+    /// The waits, as a policy.
+    pub const fn backoff(&self) -> Backoff {
+        Backoff::new(self.base_delay, self.max_delay, self.jitter)
+    }
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        Self {
+            max_attempts: 3,
+            base_delay: Duration::from_secs(1),
+            max_delay: Duration::from_secs(15),
+            jitter: Jitter::Full,
+            attempt_timeout: None,
+            max_wait: MAX_WAIT,
+            ready_timeout: Duration::from_secs(3),
+        }
+    }
+}
+
+const MAX_ATTEMPTS: u32 = 20;
+const MAX_WAIT: Duration = Duration::from_secs(300);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Makes a [`RetryConfig`]; each setter is documented at the getter of the same name.
+#[derive(Debug, Clone, Copy)]
+pub struct RetryConfigBuilder(RetryConfig);
+
+impl RetryConfigBuilder {
+    /// Sets [`RetryConfig::max_attempts`].
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.0.max_attempts = attempts;
+        self
+    }
+
+    /// Sets [`RetryConfig::base_delay`].
+    pub fn base_delay(mut self, delay: Duration) -> Self {
+        self.0.base_delay = delay;
+        self
+    }
+
+    /// Sets [`RetryConfig::max_delay`].
+    pub fn max_delay(mut self, delay: Duration) -> Self {
+        self.0.max_delay = delay;
+        self
+    }
+
+    /// Sets [`RetryConfig::jitter`].
+    pub fn jitter(mut self, jitter: Jitter) -> Self {
+        self.0.jitter = jitter;
+        self
+    }
+
+    /// Sets [`RetryConfig::attempt_timeout`].
+    pub fn attempt_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.0.attempt_timeout = timeout.into();
+        self
+    }
+
+    /// Sets [`RetryConfig::max_wait`].
+    pub fn max_wait(mut self, wait: Duration) -> Self {
+        self.0.max_wait = wait;
+        self
+    }
+
+    /// Sets [`RetryConfig::ready_timeout`].
+    pub fn ready_timeout(mut self, timeout: Duration) -> Self {
+        self.0.ready_timeout = timeout;
+        self
+    }
+
+    /// The configuration.
+    ///
+    /// # Errors
+    /// When a value is outside what its getter allows; all such values are named.
+    pub fn build(self) -> Result<RetryConfig, InvalidConfig> {
+        let config = self.0;
+        let mut check = Check::default();
+        check.that(
+            (1..=MAX_ATTEMPTS).contains(&config.max_attempts),
+            "max_attempts",
+            config.max_attempts,
+            "1 to 20",
+        );
+        check.that(
+            config.base_delay <= config.max_delay,
+            "base_delay",
+            format_args!("{:?}", config.base_delay),
+            "up to max_delay",
+        );
+        check.that(config.max_delay <= HOUR, "max_delay", format_args!("{:?}", config.max_delay), "up to 1h");
+        check.that(
+            config.attempt_timeout != Some(Duration::ZERO),
+            "attempt_timeout",
+            "0s",
+            "more than 0s, or none",
+        );
+        check.that(
+            config.max_wait <= MAX_WAIT,
+            "max_wait",
+            format_args!("{:?}", config.max_wait),
+            "up to 300s",
+        );
+        check.that(
+            !config.ready_timeout.is_zero() && config.ready_timeout <= HOUR,
+            "ready_timeout",
+            format_args!("{:?}", config.ready_timeout),
+            "more than 0s, up to 1h",
+        );
+        check.finish(config)
+    }
+}
+
+/// How much of the traffic may be retries: see [`RetryBudget`](crate::RetryBudget).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BudgetConfig {
+    ratio: f64,
+    min_per_second: u32,
+    ttl: Duration,
+    min_concurrency: u32,
+}
+
+impl BudgetConfig {
+    /// Starts from the defaults.
+    pub fn builder() -> BudgetConfigBuilder {
+        BudgetConfigBuilder(Self::default())
+    }
+
+    /// Retries per request. Default 0.2 (one for every five), allowed 0 to 1000.
+    pub const fn ratio(&self) -> f64 {
+        self.ratio
+    }
+
+    /// Retries per second that are allowed whatever the traffic. They come as a reserve of `min_per_second · ttl` retries, and what
+    /// is spent of it returns when it is `ttl` old: bursts, not a smooth rate. Default 10.
+    pub const fn min_per_second(&self) -> u32 {
+        self.min_per_second
+    }
+
+    /// How long a request counts in favour of retries, and a retry against them. Default 10 s, allowed 1 s to 60 s.
+    pub const fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// With fewer retries than this under way, another is allowed even if all else is spent. Default 3; 0 switches it off.
+    pub const fn min_concurrency(&self) -> u32 {
+        self.min_concurrency
+    }
+}
+
+impl Default for BudgetConfig {
+    fn default() -> Self {
+        Self { ratio: 0.2, min_per_second: 10, ttl: Duration::from_secs(10), min_concurrency: 3 }
+    }
+}
+
+/// Makes a [`BudgetConfig`]; each setter is documented at the getter of the same name.
+#[derive(Debug, Clone, Copy)]
+pub struct BudgetConfigBuilder(BudgetConfig);
+
+impl BudgetConfigBuilder {
+    /// Sets [`BudgetConfig::ratio`].
+    pub fn ratio(mut self, ratio: f64) -> Self {
+        self.0.ratio = ratio;
+        self
+    }
+
+    /// Sets [`BudgetConfig::min_per_second`].
+    pub fn min_per_second(mut self, retries: u32) -> Self {
+        self.0.min_per_second = retries;
+        self
+    }
+
+    /// Sets [`BudgetConfig::ttl`].
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.0.ttl = ttl;
+        self
+    }
+
+    /// Sets [`BudgetConfig::min_concurrency`].
+    pub fn min_concurrency(mut self, retries: u32) -> Self {
+        self.0.min_concurrency = retries;
+        self
+    }
+
+    /// The configuration.
+    ///
+    /// # Errors
+    /// When a value is outside what its getter allows; all such values are named.
+    pub fn build(self) -> Result<BudgetConfig, InvalidConfig> {
+        let config = self.0;
+        let mut check = Check::default();
+        check.that((0.0..=1000.0).contains(&config.ratio), "ratio", config.ratio, "0 to 1000");
+        check.that(
+            (Duration::from_secs(1)..=Duration::from_secs(60)).contains(&config.ttl),
+            "ttl",
+            format_args!("{:?}", config.ttl),
+            "1s to 60s",
+        );
+        check.finish(config)
+    }
+}
+
+/// How long a whole call may take: see [`DeadlineLayer`](crate::DeadlineLayer).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeadlineConfig {
+    timeout: Option<Duration>,
+}
+
+impl DeadlineConfig {
+    /// Starts from the defaults.
+    pub fn builder() -> DeadlineConfigBuilder {
+        DeadlineConfigBuilder(Self::default())
+    }
+
+    /// How long a call may take, from `call` to the head of its response, all attempts and waits between them included. None is for ever.
+    /// Default 15 s, allowed is more than zero.
+    pub const fn timeout(&self) -> Option<Duration> {
+        self.timeout
+    }
+}
+
+impl Default for DeadlineConfig {
+    fn default() -> Self {
+        Self { timeout: Some(Duration::from_secs(15)) }
+    }
+}
+
+/// Makes a [`DeadlineConfig`]; each setter is documented at the getter of the same name.
+#[derive(Debug, Clone, Copy)]
+pub struct DeadlineConfigBuilder(DeadlineConfig);
+
+impl DeadlineConfigBuilder {
+    /// Sets [`DeadlineConfig::timeout`].
+    pub fn timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.0.timeout = timeout.into();
+        self
+    }
+
+    /// The configuration.
+    ///
+    /// # Errors
+    /// When the timeout is zero.
+    pub fn build(self) -> Result<DeadlineConfig, InvalidConfig> {
+        let mut check = Check::default();
+        check.that(self.0.timeout != Some(Duration::ZERO), "timeout", "0s", "more than 0s, or none");
+        check.finish(self.0)
+    }
+}
+
+/// Collects every mistake before any is reported.
+#[derive(Default)]
+struct Check(Vec<Mistake>);
+
+impl Check {
+    fn that(&mut self, right: bool, field: &str, found: impl std::fmt::Display, allowed: &str) {
+        if !right {
+            self.0.push(Mistake::new(field, found, allowed));
+        }
+    }
+
+    fn finish<T>(self, config: T) -> Result<T, InvalidConfig> {
+        InvalidConfig::check(self.0).map(|()| config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(error: &InvalidConfig) -> Vec<&str> {
+        error.mistakes().iter().map(Mistake::field).collect()
+    }
+
+    #[test]
+    fn every_mistake_is_told_and_the_edges_are_allowed() {
+        let wrong = RetryConfig::builder()
+            .max_attempts(21)
+            .base_delay(3 * HOUR)
+            .max_delay(2 * HOUR)
+            .attempt_timeout(Duration::ZERO)
+            .max_wait(MAX_WAIT + Duration::from_nanos(1))
+            .ready_timeout(Duration::ZERO)
+            .build()
+            .unwrap_err();
+        let all = ["max_attempts", "base_delay", "max_delay", "attempt_timeout", "max_wait", "ready_timeout"];
+        assert_eq!(fields(&wrong), all);
+        let edge = RetryConfig::builder().max_attempts(1).base_delay(HOUR).max_delay(HOUR);
+        assert!(edge.max_wait(Duration::ZERO).build().is_ok());
+
+        let wrong = BudgetConfig::builder().ratio(f64::NAN).ttl(Duration::from_secs(61)).build();
+        assert_eq!(fields(&wrong.unwrap_err()), ["ratio", "ttl"]);
+        assert!(BudgetConfig::builder().ratio(1000.0).min_per_second(0).build().is_ok());
+        let wrong = DeadlineConfig::builder().timeout(Duration::ZERO).build();
+        assert_eq!(fields(&wrong.unwrap_err()), ["timeout"]);
+    }
+
+    #[test]
+    fn the_readme_lists_the_defaults() {
+        let (retry, budget, deadline) =
+            (RetryConfig::default(), BudgetConfig::default(), DeadlineConfig::default());
+        let optional = |d: Option<Duration>| d.map_or("none".to_owned(), |d| format!("{d:?}"));
+        let rows = [
+            ("max_attempts", retry.max_attempts().to_string()),
+            ("base_delay", format!("{:?}", retry.base_delay())),
+            ("max_delay", format!("{:?}", retry.max_delay())),
+            ("jitter", format!("{:?}", retry.jitter()).to_lowercase()),
+            ("attempt_timeout", optional(retry.attempt_timeout())),
+            ("max_wait", format!("{:?}", retry.max_wait())),
+            ("ready_timeout", format!("{:?}", retry.ready_timeout())),
+            ("ratio", budget.ratio().to_string()),
+            ("min_per_second", budget.min_per_second().to_string()),
+            ("ttl", format!("{:?}", budget.ttl())),
+            ("min_concurrency", budget.min_concurrency().to_string()),
+            ("timeout", optional(deadline.timeout())),
+        ];
+        let readme = include_str!("../README.md");
+        for (field, default) in &rows {
+            let row = format!("| `{field}` | {default} |");
+            assert!(readme.contains(&row), "README lacks: {row}");
+        }
+        let listed =
+            readme.lines().filter(|line| line.starts_with("| `") && !line.ends_with("default | |")).count();
+        assert_eq!(listed, rows.len(), "README lists what does not exist");
+    }
+}

@@ -1,0 +1,79 @@
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use pin_project_lite::pin_project;
+use tower_mesh_core::{BoxError, CallContext, DropReason};
+
+use crate::error::DeadlineExceeded;
+use crate::timer::{Timer, keep_deadline};
+
+pin_project! {
+    /// A call with a deadline.
+    #[derive(Debug)]
+    #[project = DeadlineProj]
+    pub struct DeadlineFuture<F> {
+        // None once the deadline has passed.
+        #[pin]
+        inner: Option<F>,
+        #[pin]
+        timer: Timer,
+        call: CallContext,
+    }
+}
+
+impl<F> DeadlineFuture<F> {
+    pub(super) fn new(inner: Option<F>, call: CallContext) -> Self {
+        Self { inner, timer: Timer::default(), call }
+    }
+}
+
+#[cfg(test)]
+impl<F> DeadlineFuture<F> {
+    pub(super) fn is_armed(&self) -> bool {
+        self.timer.is_armed()
+    }
+}
+
+impl<F, Res, E> Future for DeadlineFuture<F>
+where
+    F: Future<Output = Result<Res, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<Res, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let Some(inner) = this.inner.as_mut().as_pin_mut() else {
+            return Poll::Ready(Err(DeadlineExceeded::new().into()));
+        };
+        if let Poll::Ready(result) = this.call.lend(|| inner.poll(cx)) {
+            if let (Some(started), Some(ended)) = (this.call.started(), this.call.ended()) {
+                CallContext::attempt_ended(started, || ended);
+            }
+            return Poll::Ready(result.map_err(Into::into));
+        }
+        if !this.call.take_deadline_kept()
+            && let Some(deadline) = this.call.deadline()
+            && this.timer.as_mut().poll_until(deadline, cx).is_ready()
+        {
+            return Poll::Ready(Err(this.expire()));
+        }
+        keep_deadline(this.call);
+        Poll::Pending
+    }
+}
+
+impl<F> DeadlineProj<'_, F> {
+    /// Drops the inner future and tells its guards why.
+    fn expire(&mut self) -> BoxError {
+        struct Clear<'p, F>(Pin<&'p mut Option<F>>);
+        impl<F> Drop for Clear<'_, F> {
+            fn drop(&mut self) {
+                self.0.set(None);
+            }
+        }
+        self.call.drop_for(DropReason::DeadlineExceeded, Clear(self.inner.as_mut()));
+        DeadlineExceeded::new().into()
+    }
+}

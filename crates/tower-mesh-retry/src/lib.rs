@@ -1,0 +1,26 @@
+#![doc = include_str!("../README.md")]
+
+mod budget;
+mod config;
+mod deadline;
+pub mod error;
+mod policy;
+mod retry;
+#[cfg(test)]
+mod test_inner;
+mod timer;
+
+pub use budget::{BudgetSnapshot, RetryBudget, RetryPermit};
+pub use config::{
+    BudgetConfig, BudgetConfigBuilder, DeadlineConfig, DeadlineConfigBuilder, RetryConfig, RetryConfigBuilder,
+};
+pub use deadline::{Deadline, DeadlineFuture, DeadlineLayer};
+pub use retry::{Retry, RetryFuture, RetryLayer};
+
+/// The policies, for conformance tests. No part of the public interface.
+#[doc(hidden)]
+pub mod testing {
+    pub use crate::policy::budget::{LeakyBucket, SLICES, Units};
+    pub use crate::policy::decision::{Decision, Failed, RetryPolicy, lower_bound_jitter};
+    pub use crate::policy::limit::Limit;
+}

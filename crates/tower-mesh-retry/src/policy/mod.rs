@@ -1,0 +1,5 @@
+//! What to do, apart from doing it: no clock, no lock, no allocation. Time and chance are arguments.
+
+pub(crate) mod budget;
+pub(crate) mod decision;
+pub(crate) mod limit;

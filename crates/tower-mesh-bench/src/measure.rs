@@ -135,6 +135,7 @@ fn benches(runtime: &Runtime, calls: u64, threads: usize, endpoints: usize) -> V
         ("tower", bench!(peers::tower_stack(endpoints))),
         ("balance", bench!(mesh::balance(endpoints))),
         ("balance+breaker", bench!(mesh::balance_and_breaker(endpoints))),
+        ("whole", bench!(mesh::whole(endpoints))),
     ]
 }
 

@@ -22,7 +22,7 @@ pub mod window;
 pub use availability::{Availability, Reason};
 pub use bind::{Bind, SameClient};
 pub use classify::Classify;
-pub use context::{CallContext, DropReason, Tried};
+pub use context::{CallContext, CallScope, DropReason, Tried};
 pub use endpoint::{Endpoint, EndpointId, InvalidEndpoint};
 pub use error::BoxError;
 pub use handle::{CallCounts, CallEnd, EndpointHandle, LatencyEpoch};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use tower_mesh_core::ewma::Decay;
-use tower_mesh_core::{BoxError, CallContext, Classify, Reason, Tick};
+use tower_mesh_core::{BoxError, CallContext, CallScope, Classify, Reason, Tick};
 use tower_service::Service;
 
 use crate::choosing::Choosing;
@@ -64,18 +64,9 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        match CallContext::with(|_| ()) {
-            Some(()) => {
-                let started = self.start(request);
-                BalanceFuture::new(started, self.classifier.clone(), None)
-            }
-            // Nobody above owns a context: this is the outermost layer, and the layers around the endpoint share ours.
-            None => {
-                let mut context = CallContext::new();
-                let started = context.lend(|| self.start(request));
-                BalanceFuture::new(started, self.classifier.clone(), Some(context))
-            }
-        }
+        let mut scope = CallScope::join();
+        let started = scope.run(|| self.start(request));
+        BalanceFuture::new(started, self.classifier.clone(), scope)
     }
 }
 

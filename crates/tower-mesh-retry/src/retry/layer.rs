@@ -55,7 +55,7 @@ impl<C, R> RetryLayer<C, R> {
         self
     }
 
-    /// The configuration cell of all services made by this layer. A call keeps the configuration it began with.
+    /// The configuration cell of all services made by this layer. A call takes its attempt timeout when it begins and the rest at its first failure.
     pub fn live(&self) -> &Live<RetryConfig> {
         &self.config
     }
@@ -71,6 +71,7 @@ impl<S, C: Clone, R: Clone> Layer<S> for RetryLayer<C, R> {
 
     fn layer(&self, inner: S) -> Self::Service {
         let parts = Parts {
+            config: self.config.clone(),
             budget: self.budget.clone(),
             classifier: self.classifier.clone(),
             replay: self.replay.clone(),

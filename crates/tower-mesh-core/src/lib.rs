@@ -16,6 +16,7 @@ pub mod probe;
 mod ratio;
 pub mod replay;
 mod resolve;
+pub mod sharded;
 mod tick;
 pub mod window;
 
@@ -33,4 +34,5 @@ pub use probe::Probe;
 pub use ratio::{InvalidRatio, Ratio};
 pub use replay::Replay;
 pub use resolve::{Resolve, ResolveError, Update};
+pub use sharded::Sharded;
 pub use tick::Tick;

@@ -1,11 +1,10 @@
 //! The service that sends each call to one of the endpoints that exist now.
 
 use std::fmt;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use tower_mesh_core::ewma::Decay;
-use tower_mesh_core::{BoxError, CallContext, CallScope, Classify, Reason, Tick};
+use tower_mesh_core::{BoxError, CallContext, CallScope, Classify, Reason, Sharded, Tick};
 use tower_service::Service;
 
 use crate::choosing::Choosing;
@@ -21,12 +20,12 @@ use crate::set::{Set, Shared};
 /// waits for that one. Dropping the response future abandons the call; what that means for the endpoint is told at
 /// [`AbandonedPolicy`](tower_mesh_core::classify::AbandonedPolicy).
 pub struct Balance<S, C> {
-    shared: Arc<Shared<S>>,
+    shared: Sharded<Shared<S>>,
     classifier: C,
 }
 
 impl<S, C> Balance<S, C> {
-    pub(crate) fn new(shared: Arc<Shared<S>>, classifier: C) -> Self {
+    pub(crate) fn new(shared: Sharded<Shared<S>>, classifier: C) -> Self {
         Self { shared, classifier }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tower_layer::Layer;
 use tower_mesh_core::classify::ByResult;
-use tower_mesh_core::{Bind, EndpointHandle, Resolve, SameClient, ServiceName};
+use tower_mesh_core::{Bind, EndpointHandle, Resolve, SameClient, ServiceName, Sharded};
 
 use crate::balance::Balance;
 use crate::config::DiscoveryConfig;
@@ -130,7 +130,7 @@ where
     type Service = Balance<P::Service, C>;
 
     fn layer(&self, client: Client) -> Self::Service {
-        let shared = Arc::new(Shared {
+        let shared = Sharded::new(Shared {
             set: ArcSwap::from_pointee(Set::empty()),
             config: self.config,
             rules: Rules::new(&self.config),
@@ -140,7 +140,7 @@ where
             client,
             bind: self.bind.clone(),
             per_endpoint: self.per_endpoint.clone(),
-            shared: Arc::downgrade(&shared),
+            shared: shared.downgrade(),
         });
         self.source.subscribe(&binding);
         Balance::new(shared, self.classifier.clone())

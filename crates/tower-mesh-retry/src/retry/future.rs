@@ -1,14 +1,13 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
 use tower_mesh_core::backoff::Chance;
 use tower_mesh_core::classify::{Retry as MayRetry, Verdict, judge};
-use tower_mesh_core::{BoxError, CallContext, CallScope, Classify, DropReason, Replay, Tick, Tried};
+use tower_mesh_core::{BoxError, CallContext, CallScope, Classify, DropReason, Replay, Sharded, Tick, Tried};
 use tower_service::Service;
 
 use super::service::Parts;
@@ -81,11 +80,11 @@ pub(super) struct Again<S, C, R, Sent> {
     /// For the next attempt, from the moment when that is decided.
     next: Option<Sent>,
     idempotent: bool,
-    parts: Arc<Parts<C, R>>,
+    parts: Sharded<Parts<C, R>>,
 }
 
 impl<S, C, R, Sent> Again<S, C, R, Sent> {
-    pub(super) fn new(inner: S, spare: Sent, idempotent: bool, parts: Arc<Parts<C, R>>) -> Self {
+    pub(super) fn new(inner: S, spare: Sent, idempotent: bool, parts: Sharded<Parts<C, R>>) -> Self {
         Self { inner, spare: Some(spare), next: None, idempotent, parts }
     }
 }

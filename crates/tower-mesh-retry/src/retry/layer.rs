@@ -1,8 +1,7 @@
 use std::fmt;
-use std::sync::Arc;
 
 use tower_layer::Layer;
-use tower_mesh_core::Live;
+use tower_mesh_core::{Live, Sharded};
 
 use super::service::{Parts, Retry};
 use crate::budget::RetryBudget;
@@ -76,7 +75,7 @@ impl<S, C: Clone, R: Clone> Layer<S> for RetryLayer<C, R> {
             classifier: self.classifier.clone(),
             replay: self.replay.clone(),
         };
-        Retry::new(inner, self.config.reader(), Arc::new(parts))
+        Retry::new(inner, self.config.reader(), Sharded::new(parts))
     }
 }
 

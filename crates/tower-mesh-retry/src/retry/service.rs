@@ -1,9 +1,8 @@
 use std::fmt;
 use std::mem;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tower_mesh_core::{BoxError, CallScope, Classify, Live, LiveReader, Replay};
+use tower_mesh_core::{BoxError, CallScope, Classify, Live, LiveReader, Replay, Sharded};
 use tower_service::Service;
 
 use super::future::{Again, RetryFuture};
@@ -21,7 +20,7 @@ use crate::timer::clock;
 pub struct Retry<S, C, R = C> {
     inner: S,
     config: LiveReader<RetryConfig>,
-    parts: Arc<Parts<C, R>>,
+    parts: Sharded<Parts<C, R>>,
 }
 
 /// What all calls share.
@@ -33,7 +32,7 @@ pub(super) struct Parts<C, R> {
 }
 
 impl<S, C, R> Retry<S, C, R> {
-    pub(super) fn new(inner: S, config: LiveReader<RetryConfig>, parts: Arc<Parts<C, R>>) -> Self {
+    pub(super) fn new(inner: S, config: LiveReader<RetryConfig>, parts: Sharded<Parts<C, R>>) -> Self {
         Self { inner, config, parts }
     }
 
@@ -91,7 +90,11 @@ where
         budget.deposit(now);
         let expired = deadline.is_some_and(|deadline| deadline <= now);
         let attempt = (!expired).then(|| scope.run(|| inner.call(sent)));
-        let again = spare.map(|spare| Again::new(inner, spare, idempotent, self.parts.clone()));
+        let again = spare.map(|spare| {
+            // As with the inner service, what goes with the call is what this had: the clone counts on the thread that calls now.
+            let clone = self.parts.clone();
+            Again::new(inner, spare, idempotent, mem::replace(&mut self.parts, clone))
+        });
         RetryFuture::new(attempt, now, scope, deadline, attempt_timeout, again)
     }
 }

@@ -29,10 +29,10 @@ impl Settings {
             match flag.as_str() {
                 "--json" => settings.json = Some(value()?.into()),
                 "--calls" => {
-                    settings.calls = value()?.parse().map_err(|_| "--calls takes a number".to_owned())?
+                    settings.calls = value()?.parse().map_err(|_| "--calls takes a number".to_owned())?;
                 }
                 "--rounds" => {
-                    settings.rounds = value()?.parse().map_err(|_| "--rounds takes a number".to_owned())?
+                    settings.rounds = value()?.parse().map_err(|_| "--rounds takes a number".to_owned())?;
                 }
                 _ => return Err(format!("unknown argument {flag}")),
             }

@@ -43,6 +43,11 @@ impl<C: Clone> RetryLayer<C> {
 }
 
 impl<C, R> RetryLayer<C, R> {
+    /// The same configuration and budget, with another judgement on what is a failure.
+    pub fn classify<C2>(self, classifier: C2) -> RetryLayer<C2, R> {
+        RetryLayer { config: self.config, budget: self.budget, classifier, replay: self.replay }
+    }
+
     /// Asks `replay` which requests can be sent twice.
     pub fn replay<R2>(self, replay: R2) -> RetryLayer<C, R2> {
         RetryLayer { config: self.config, budget: self.budget, classifier: self.classifier, replay }

@@ -4,7 +4,7 @@ use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
-use tower_mesh_core::{BoxError, EndpointId, Reason};
+use tower_mesh_core::{BoxError, EndpointHandle, EndpointId, Reason};
 use tower_service::Service;
 
 use crate::error::Unhealthy;
@@ -14,12 +14,20 @@ use crate::registry::Registration;
 /// [`HealthLayer::guarding`](crate::HealthLayer::guarding).
 #[derive(Debug, Clone)]
 pub struct GuardLayer {
+    target: Arc<Target>,
+}
+
+/// What is guarded. In this order: what the checks have set is cleared before the record goes.
+#[derive(Debug)]
+struct Target {
+    #[expect(dead_code, reason = "held: the endpoint is checked as long as it is")]
     registration: Arc<Registration>,
+    endpoint: EndpointHandle,
 }
 
 impl GuardLayer {
-    pub(crate) fn new(registration: Arc<Registration>) -> Self {
-        Self { registration }
+    pub(crate) fn new(endpoint: EndpointHandle, registration: Arc<Registration>) -> Self {
+        Self { target: Arc::new(Target { registration, endpoint }) }
     }
 }
 
@@ -27,7 +35,7 @@ impl<S> Layer<S> for GuardLayer {
     type Service = Guarded<S>;
 
     fn layer(&self, inner: S) -> Guarded<S> {
-        Guarded { inner, registration: self.registration.clone(), readied: false }
+        Guarded { inner, target: self.target.clone(), readied: false }
     }
 }
 
@@ -38,7 +46,7 @@ impl<S> Layer<S> for GuardLayer {
 #[derive(Debug)]
 pub struct Guarded<S> {
     inner: S,
-    registration: Arc<Registration>,
+    target: Arc<Target>,
     /// The inner service has said it is ready, and has not been called since.
     readied: bool,
 }
@@ -47,7 +55,7 @@ impl<S: Clone> Clone for Guarded<S> {
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
-            registration: self.registration.clone(),
+            target: self.target.clone(),
             // Readiness belongs to the service that was asked; the clone's inner service was not.
             readied: false,
         }
@@ -71,7 +79,7 @@ impl<S> Guarded<S> {
     }
 
     fn is_down(&self) -> bool {
-        self.registration.endpoint().availability().contains(Reason::ProbeDown)
+        self.target.endpoint.availability().contains(Reason::ProbeDown)
     }
 }
 
@@ -98,7 +106,7 @@ where
     fn call(&mut self, request: Req) -> GuardedFuture<S::Future> {
         // What was readied and then went down is refused too; the inner service stays readied for the next call.
         if !self.readied || self.is_down() {
-            return GuardedFuture::Refused { endpoint: Some(self.registration.endpoint().id().clone()) };
+            return GuardedFuture::Refused { endpoint: Some(self.target.endpoint.id().clone()) };
         }
         self.readied = false;
         GuardedFuture::Sent { inner: self.inner.call(request) }

@@ -4,12 +4,12 @@ use tower_mesh_core::{EndpointHandle, Probe};
 
 use crate::config::HealthConfig;
 use crate::guard::GuardLayer;
-use crate::prober::Prober;
+use crate::prober::{Prober, clock};
 use crate::registry::Shared;
 use crate::status::EndpointHealth;
 use crate::watch::WatchLayer;
 
-/// Has endpoints checked, for as long as something watches them. Cheap to clone; all clones share one [`Prober`].
+/// Has endpoints checked for as long as they exist. Cheap to clone; all clones share one [`Prober`].
 ///
 /// ```
 /// use tower_mesh_core::probe::{Probe, ProbeFailure, Probed};
@@ -44,16 +44,22 @@ impl HealthLayer {
         (Self { owner }, prober)
     }
 
-    /// A layer around the service of one endpoint, to stand inside a balancer: it has `endpoint` checked while the layer or any service it
-    /// made is there. The verdict goes into the endpoint's availability, which the balancer reads; calls pass straight through.
+    /// Has `endpoint` checked from now on until its record goes (discovery has taken it out and its calls have ended) or the prober ends.
+    /// The verdict goes into the endpoint's availability, which a balancer reads.
+    ///
+    /// The layer given back is for the endpoint's stack inside that balancer. It adds nothing to the service, and dropping it ends nothing.
+    /// Asked twice for one endpoint, it is checked once. Endpoints watched by several health layers are checked by each; they share one
+    /// availability, in which the latest word counts.
     pub fn watching(&self, endpoint: &EndpointHandle) -> WatchLayer {
-        WatchLayer::new(self.register(endpoint))
+        self.owner.shared.register(endpoint, clock()).attach_to(endpoint);
+        WatchLayer::new()
     }
 
-    /// A layer around a service with one target, to stand alone: as [`watching`](Self::watching), and while the endpoint is down, calls are
-    /// refused with [`Unhealthy`](crate::Unhealthy) before they reach the inner service.
+    /// A layer around a service with one target, to stand alone: while the endpoint is down, calls are refused with
+    /// [`Unhealthy`](crate::Unhealthy) before they reach the inner service. It keeps `endpoint` and has it checked while the layer or any
+    /// service it made is there.
     pub fn guarding(&self, endpoint: &EndpointHandle) -> GuardLayer {
-        GuardLayer::new(self.register(endpoint))
+        GuardLayer::new(endpoint.clone(), self.owner.shared.register(endpoint, clock()))
     }
 
     /// What the checks say of every endpoint watched now, in the order of their ids.
@@ -71,11 +77,6 @@ impl HealthLayer {
     pub fn reload(&self, config: HealthConfig) {
         self.owner.shared.config.reload(config);
         self.owner.shared.prober.wake();
-    }
-
-    fn register(&self, endpoint: &EndpointHandle) -> Arc<crate::registry::Registration> {
-        let now = tokio::time::Instant::now().into_std();
-        self.owner.shared.register(endpoint, now)
     }
 }
 

@@ -16,4 +16,4 @@ pub use guard::{GuardLayer, Guarded, GuardedFuture};
 pub use layer::HealthLayer;
 pub use prober::Prober;
 pub use status::{EndpointHealth, Transition};
-pub use watch::{Watch, WatchLayer};
+pub use watch::WatchLayer;

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{AbortHandle, BoxFuture, abortable};
@@ -22,7 +22,8 @@ use crate::status::{Last, Transition, Words};
 /// runtime with time.
 ///
 /// It checks each endpoint once, however many stacks watch it, and never twice at a time; each check is bounded by its timeout and delays no
-/// other. An endpoint that is draining is left alone, and keeps its last verdict, until it is no longer. It spawns nothing.
+/// other. An endpoint that is draining is left alone, and keeps its last verdict, until it is no longer. A check under way keeps the record
+/// of its endpoint to its end. It spawns nothing.
 ///
 /// It ends when the last [`HealthLayer`](crate::HealthLayer) is gone and nothing is watched any more but what is draining. Dropped before, it
 /// ends the checks under way and forgets what it found: every endpoint is unknown again, because nobody is left who would bring one back.
@@ -34,7 +35,7 @@ pub struct Prober {
     listener: Option<Listener>,
     watched: BTreeMap<Serial, Watched>,
     /// When those are due that are not being checked.
-    agenda: BTreeSet<(Instant, Serial)>,
+    agenda: BTreeSet<(Tick, Serial)>,
     checks: FuturesUnordered<BoxFuture<'static, Ended>>,
     sleep: Option<Pin<Box<Sleep>>>,
 }
@@ -48,11 +49,20 @@ struct Watched {
     phase: Phase,
 }
 
+impl Watched {
+    /// The registration and the endpoint, if they are still there.
+    fn live(&self) -> Option<(Arc<Registration>, EndpointHandle)> {
+        let registration = self.registration.upgrade()?;
+        let endpoint = registration.endpoint()?;
+        Some((registration, endpoint))
+    }
+}
+
 enum Phase {
     /// It is in the agenda for this time.
-    Due(Instant),
+    Due(Tick),
     /// As `Due`; it was draining when last looked at.
-    Paused(Instant),
+    Paused(Tick),
     /// A check is under way.
     Checking(AbortHandle),
 }
@@ -60,8 +70,8 @@ enum Phase {
 /// A check that is over.
 struct Ended {
     serial: Serial,
-    began: Instant,
-    ended: Instant,
+    began: Tick,
+    ended: Tick,
     result: Result<Probed, ProbeFailure>,
 }
 
@@ -89,7 +99,7 @@ impl Prober {
         self
     }
 
-    fn follow_config(&mut self, now: Instant) {
+    fn follow_config(&mut self, now: Tick) {
         let config = **self.reader.get();
         if config == self.config {
             return;
@@ -113,7 +123,7 @@ impl Prober {
         }
     }
 
-    fn follow_registry(&mut self, now: Instant) {
+    fn follow_registry(&mut self, now: Tick) {
         let changes = self.shared.take_changes();
         for serial in changes.removed {
             self.forget(serial);
@@ -138,7 +148,7 @@ impl Prober {
     }
 
     /// Begins what is due, as far as the bound allows; whether it began anything.
-    fn begin_due(&mut self, now: Instant) -> bool {
+    fn begin_due(&mut self, now: Tick) -> bool {
         let mut began = false;
         while self.has_room()
             && let Some(&(at, serial)) = self.agenda.first()
@@ -150,21 +160,20 @@ impl Prober {
         began
     }
 
-    fn begin(&mut self, serial: Serial, now: Instant) -> bool {
+    fn begin(&mut self, serial: Serial, now: Tick) -> bool {
         let Some(watched) = self.watched.get_mut(&serial) else {
             return false;
         };
-        let Some(registration) = watched.registration.upgrade() else {
+        let Some((_, endpoint)) = watched.live() else {
             self.watched.remove(&serial);
             return false;
         };
-        if is_draining(&registration) {
+        if endpoint.availability().contains(Reason::Draining) {
             let again = now + self.config.interval();
             watched.phase = Phase::Paused(again);
             self.agenda.insert((again, serial));
             return false;
         }
-        let endpoint = registration.endpoint().clone();
         let check = bounded(self.probe.clone().check(endpoint), self.config.timeout());
         let (check, handle) = abortable(check);
         watched.phase = Phase::Checking(handle);
@@ -186,15 +195,14 @@ impl Prober {
         let Some(watched) = self.watched.get_mut(&serial) else {
             return; // Forgotten while it was under way.
         };
-        let Some(registration) = watched.registration.upgrade() else {
+        let Some((registration, endpoint)) = watched.live() else {
             self.watched.remove(&serial);
             return;
         };
         let (rise, fall) = self.config.thresholds();
         let step = watched.machine.record(Sample::of(&result), rise, fall);
-        let endpoint = registration.endpoint();
-        publish(endpoint, step, result.is_ok().then_some(began));
-        let last = Last { ended, rtt: ended.saturating_duration_since(began), result };
+        publish(&endpoint, step, result.is_ok().then_some(began));
+        let last = Last { ended, rtt: ended.since(began), result };
         let transition = step.is_change().then(|| Transition {
             endpoint: endpoint.clone(),
             from: step.from,
@@ -242,8 +250,8 @@ impl Prober {
     }
 
     /// Waits until `at`; ready when it has come.
-    fn poll_until(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        let at = tokio::time::Instant::from_std(at);
+    fn poll_until(&mut self, at: Tick, cx: &mut Context<'_>) -> Poll<()> {
+        let at = tokio::time::Instant::from_std(at.instant());
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
         if sleep.deadline() != at {
             sleep.as_mut().reset(at);
@@ -298,9 +306,9 @@ impl fmt::Debug for Prober {
 }
 
 /// Puts what a check said where the balancer and the breaker read it. `passed` is when a check that passed began.
-fn publish(endpoint: &EndpointHandle, step: Step, passed: Option<Instant>) {
+fn publish(endpoint: &EndpointHandle, step: Step, passed: Option<Tick>) {
     if let Some(began) = passed {
-        endpoint.hint_recovery(Tick::of(began));
+        endpoint.hint_recovery(began);
     }
     if !step.is_change() {
         return;
@@ -323,10 +331,6 @@ fn publish(endpoint: &EndpointHandle, step: Step, passed: Option<Instant>) {
             endpoint.clear(Reason::Degraded);
         }
     }
-}
-
-fn is_draining(registration: &Registration) -> bool {
-    registration.endpoint().availability().contains(Reason::Draining)
 }
 
 /// A check that ends within `timeout`, whatever the probe does short of blocking.
@@ -353,6 +357,7 @@ impl<P: Probe> AnyProbe for P {
     }
 }
 
-fn clock() -> Instant {
-    tokio::time::Instant::now().into_std()
+/// The layer's clock: tokio's, so that a paused one reaches it.
+pub(crate) fn clock() -> Tick {
+    Tick::of(tokio::time::Instant::now().into_std())
 }

@@ -2,10 +2,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
 
 use futures_util::task::AtomicWaker;
-use tower_mesh_core::{EndpointHandle, Live, Reason};
+use tower_mesh_core::{EndpointHandle, EndpointId, Live, Reason, Tick, WeakEndpoint};
 
 use crate::config::HealthConfig;
 use crate::status::{EndpointHealth, Report};
@@ -53,7 +52,7 @@ impl Shared {
     }
 
     /// The registration of `endpoint`: the one there is, or a new one.
-    pub(crate) fn register(self: &Arc<Self>, endpoint: &EndpointHandle, now: Instant) -> Arc<Registration> {
+    pub(crate) fn register(self: &Arc<Self>, endpoint: &EndpointHandle, now: Tick) -> Arc<Registration> {
         let mut registry = self.lock();
         if let Some((_, there)) = registry.watched.get(&endpoint.key())
             && let Some(there) = there.upgrade()
@@ -63,11 +62,13 @@ impl Shared {
         let serial = Serial(registry.next_serial);
         registry.next_serial += 1;
         // What an earlier registration found is not this one's: it starts unknown.
-        endpoint.clear(Reason::ProbeDown);
-        endpoint.clear(Reason::Degraded);
+        clear_reasons(endpoint);
         let registration = Arc::new(Registration {
             serial,
-            endpoint: endpoint.clone(),
+            key: endpoint.key(),
+            id: endpoint.id().clone(),
+            endpoint: endpoint.downgrade(),
+            attached: AtomicBool::new(false),
             report: Mutex::new(Report::new(now)),
             shared: self.clone(),
         });
@@ -87,7 +88,7 @@ impl Shared {
     }
 
     /// The prober is gone. What it found is forgotten: nobody would ever bring a down endpoint back.
-    pub(crate) fn prober_gone(&self, now: Instant) {
+    pub(crate) fn prober_gone(&self, now: Tick) {
         let there = {
             let mut registry = self.lock();
             registry.undriven = true;
@@ -95,7 +96,9 @@ impl Shared {
             self.registrations(&registry)
         };
         for registration in there {
-            registration.clear_reasons();
+            if let Some(endpoint) = registration.endpoint() {
+                clear_reasons(&endpoint);
+            }
             *registration.report() = Report::new(now);
         }
     }
@@ -112,10 +115,8 @@ impl Shared {
     pub(crate) fn status(&self) -> Vec<EndpointHealth> {
         // Dropping a registration takes the lock, so none is dropped while it is held.
         let there = self.registrations(&self.lock());
-        let mut status: Vec<_> = there
-            .iter()
-            .map(|there| EndpointHealth::new(there.endpoint.id().clone(), there.report().clone()))
-            .collect();
+        let mut status: Vec<_> =
+            there.iter().map(|there| EndpointHealth::new(there.id.clone(), there.report().clone())).collect();
         status.sort_by(|a, b| a.id().cmp(b.id()));
         status
     }
@@ -138,51 +139,67 @@ impl fmt::Debug for Shared {
     }
 }
 
-/// One endpoint is to be checked, for as long as anybody holds this.
+/// One endpoint is to be checked, for as long as anybody holds this: the endpoint's own record, or a guard.
 ///
 /// Only its holder changes the endpoint's reasons: the prober holds it while it publishes, so nothing is published after the last one let go.
 pub(crate) struct Registration {
     serial: Serial,
-    endpoint: EndpointHandle,
+    key: u32,
+    id: EndpointId,
+    /// Weak, because the record may be what holds this.
+    endpoint: WeakEndpoint,
+    attached: AtomicBool,
     report: Mutex<Report>,
     shared: Arc<Shared>,
 }
 
 impl Registration {
-    pub(crate) fn endpoint(&self) -> &EndpointHandle {
-        &self.endpoint
+    /// The endpoint, if its record is still there. Not to be dropped under the registry's lock: with it may go the record, and with that
+    /// this or another registration, which takes the lock.
+    pub(crate) fn endpoint(&self) -> Option<EndpointHandle> {
+        self.endpoint.upgrade()
+    }
+
+    /// Lets it live as long as the record of `endpoint`, which it is a registration of.
+    pub(crate) fn attach_to(self: Arc<Self>, endpoint: &EndpointHandle) {
+        if !self.attached.swap(true, Ordering::AcqRel) {
+            endpoint.attach(self);
+        }
     }
 
     pub(crate) fn report(&self) -> MutexGuard<'_, Report> {
         self.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn clear_reasons(&self) {
-        self.endpoint.clear(Reason::ProbeDown);
-        self.endpoint.clear(Reason::Degraded);
-    }
+fn clear_reasons(endpoint: &EndpointHandle) {
+    endpoint.clear(Reason::ProbeDown);
+    endpoint.clear(Reason::Degraded);
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
+        let endpoint = self.endpoint();
         let mut registry = self.shared.lock();
-        let key = self.endpoint.key();
-        if registry.watched.get(&key).is_some_and(|(serial, _)| *serial == self.serial) {
-            registry.watched.remove(&key);
+        if registry.watched.get(&self.key).is_some_and(|(serial, _)| *serial == self.serial) {
+            registry.watched.remove(&self.key);
             // Inside the lock: a later registration of the same endpoint must find them cleared, and then owns them.
-            self.clear_reasons();
+            if let Some(endpoint) = &endpoint {
+                clear_reasons(endpoint);
+            }
         }
         if registry.changes.added.remove(&self.serial).is_none() && !registry.undriven {
             registry.changes.removed.insert(self.serial);
         }
         drop(registry);
         self.shared.prober.wake();
+        drop(endpoint);
     }
 }
 
 impl fmt::Debug for Registration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registration").field("endpoint", self.endpoint.id()).finish_non_exhaustive()
+        f.debug_struct("Registration").field("endpoint", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -196,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_prober_that_never_runs_or_is_gone_costs_no_memory() {
-        let now = tokio::time::Instant::now().into_std();
+        let now = Tick::of(tokio::time::Instant::now().into_std());
         let shared = Arc::new(Shared::new(HealthConfig::default()));
         let kept = endpoint();
         let _kept = shared.register(&kept, now);
@@ -215,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_later_registration_owns_the_reasons_of_its_endpoint() {
-        let now = tokio::time::Instant::now().into_std();
+        let now = Tick::of(tokio::time::Instant::now().into_std());
         let shared = Arc::new(Shared::new(HealthConfig::default()));
         let endpoint = endpoint();
         let first = shared.register(&endpoint, now);
@@ -229,5 +246,22 @@ mod tests {
         endpoint.set(Reason::CircuitOpen);
         drop(later);
         assert_eq!(endpoint.availability(), [Reason::CircuitOpen].into_iter().collect());
+    }
+
+    #[test]
+    fn whoever_asks_again_for_what_is_watched_adds_nothing_to_it() {
+        let now = Tick::of(tokio::time::Instant::now().into_std());
+        let shared = Arc::new(Shared::new(HealthConfig::default()));
+        let endpoint = endpoint();
+        let first = shared.register(&endpoint, now);
+        for _ in 0..100 {
+            shared.register(&endpoint, now).attach_to(&endpoint);
+        }
+        assert_eq!(Arc::strong_count(&first), 2, "here and in the record");
+        drop(endpoint);
+        assert_eq!(Arc::strong_count(&first), 1);
+        assert!(first.endpoint().is_none());
+        drop(first);
+        assert!(shared.lock().watched.is_empty());
     }
 }

@@ -1,8 +1,8 @@
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tower_mesh_core::probe::{ProbeFailure, Probed};
-use tower_mesh_core::{EndpointHandle, EndpointId};
+use tower_mesh_core::{EndpointHandle, EndpointId, Tick};
 
 use crate::config::HealthConfig;
 use crate::policy::{HealthState, Machine};
@@ -30,7 +30,7 @@ impl EndpointHealth {
     }
 
     /// Since when it is in that state: the end of the check that decided it; while unknown, since it was registered.
-    pub fn since(&self) -> Instant {
+    pub fn since(&self) -> Tick {
         self.report.since
     }
 
@@ -42,7 +42,7 @@ impl EndpointHealth {
     }
 
     /// When the latest check ended. None before the first.
-    pub fn last_checked(&self) -> Option<Instant> {
+    pub fn last_checked(&self) -> Option<Tick> {
         self.report.last.as_ref().map(|last| last.ended)
     }
 
@@ -68,7 +68,7 @@ pub struct Transition {
     pub(crate) endpoint: EndpointHandle,
     pub(crate) from: HealthState,
     pub(crate) to: HealthState,
-    pub(crate) at: Instant,
+    pub(crate) at: Tick,
     pub(crate) reason: String,
 }
 
@@ -89,7 +89,7 @@ impl Transition {
     }
 
     /// When the check that decided it ended.
-    pub fn at(&self) -> Instant {
+    pub fn at(&self) -> Tick {
         self.at
     }
 
@@ -109,14 +109,14 @@ impl fmt::Display for Transition {
 #[derive(Debug, Clone)]
 pub(crate) struct Report {
     pub(crate) machine: Machine,
-    pub(crate) since: Instant,
+    pub(crate) since: Tick,
     pub(crate) last: Option<Last>,
     /// Rise and fall when the last check was judged.
     thresholds: (u32, u32),
 }
 
 impl Report {
-    pub(crate) fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Tick) -> Self {
         Self { machine: Machine::new(), since: now, last: None, thresholds: (0, 0) }
     }
 
@@ -134,7 +134,7 @@ impl Report {
 /// One check that has ended.
 #[derive(Debug, Clone)]
 pub(crate) struct Last {
-    pub(crate) ended: Instant,
+    pub(crate) ended: Tick,
     pub(crate) rtt: Duration,
     pub(crate) result: Result<Probed, ProbeFailure>,
 }

@@ -135,7 +135,8 @@ async fn unknown_is_pickable_and_the_first_check_decides() {
     let (health, mut prober, probe) = layer(steady());
     let (well, ill) = (endpoint("well:1"), endpoint("ill:1"));
     probe.set(&ill, Answer::Refused);
-    let _watching = (health.watching(&well), health.watching(&ill));
+    health.watching(&well);
+    health.watching(&ill);
     assert!(!is_down(&ill));
     assert_eq!(health.status()[0].state(), HealthState::Unknown);
     assert_eq!(health.status()[0].last(), None);
@@ -153,7 +154,7 @@ async fn unknown_is_pickable_and_the_first_check_decides() {
 async fn it_falls_after_three_and_rises_after_two_looking_often_meanwhile() {
     let (health, mut prober, probe) = layer(steady());
     let endpoint = endpoint("a:1");
-    let _watching = health.watching(&endpoint);
+    health.watching(&endpoint);
     run(&mut prober, MS).await;
     probe.set(&endpoint, Answer::Refused);
     let began = Instant::now();
@@ -188,7 +189,7 @@ async fn it_falls_after_three_and_rises_after_two_looking_often_meanwhile() {
 async fn an_answer_that_says_no_takes_it_out_at_once_and_degraded_is_advice() {
     let (health, mut prober, probe) = layer(steady());
     let endpoint = endpoint("a:1");
-    let _watching = health.watching(&endpoint);
+    health.watching(&endpoint);
     probe.set(&endpoint, Answer::Degraded);
     run(&mut prober, MS).await;
     assert_eq!(endpoint.availability(), [Reason::Degraded].into_iter().collect());
@@ -206,7 +207,8 @@ async fn a_hanging_check_is_bounded_delays_no_other_and_is_never_doubled() {
     let (health, mut prober, probe) = layer(steady());
     let (hangs, fine) = (endpoint("hangs:1"), endpoint("fine:1"));
     probe.set(&hangs, Answer::Hangs);
-    let _watching = (health.watching(&hangs), health.watching(&fine));
+    health.watching(&hangs);
+    health.watching(&fine);
     run(&mut prober, 21 * SECOND).await;
     // 1 s timeout, 1 s interval while down.
     assert_eq!(probe.asked(&hangs).len(), 11);
@@ -225,26 +227,51 @@ async fn no_more_run_at_once_than_allowed_and_everyone_gets_a_turn() {
     for endpoint in &endpoints {
         probe.set(endpoint, Answer::Takes(100 * MS));
     }
-    let _watching: Vec<_> = endpoints.iter().map(|e| health.watching(e)).collect();
+    for endpoint in &endpoints {
+        health.watching(endpoint);
+    }
     run(&mut prober, 550 * MS).await;
     assert_eq!(probe.0.most_at_once.load(Ordering::Relaxed), 4);
     assert!(health.status().iter().all(|status| status.state() == HealthState::Healthy));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_endpoint_is_checked_once_for_all_who_watch_it_until_the_last_lets_go() {
+async fn a_watched_endpoint_is_checked_once_however_often_it_is_asked_for_until_its_record_goes() {
+    let (health, mut prober, probe) = layer(steady());
+    let kept = endpoint("a:1");
+    probe.set(&kept, Answer::SaysNo);
+    // Nothing is added to the service, and neither it nor the layer is what keeps the endpoint watched.
+    let client: &str = health.watching(&kept).layer("client");
+    assert_eq!(client, "client");
+    health.clone().watching(&kept);
+    run(&mut prober, 2 * SECOND + MS).await;
+    assert_eq!(probe.asked(&kept).len(), 3);
+    assert!(is_down(&kept));
+    let (in_flight, known) = (kept.clone(), endpoint("a:1"));
+    drop(kept);
+    run(&mut prober, SECOND).await;
+    assert_eq!(probe.asked(&known).len(), 4, "a call still holds it");
+    assert_eq!(health.status().len(), 1);
+    drop(in_flight);
+    assert!(health.status().is_empty());
+    run(&mut prober, 10 * SECOND).await;
+    assert_eq!(probe.asked(&known).len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guarded_endpoint_is_checked_until_the_last_guard_lets_go() {
     let (health, mut prober, probe) = layer(steady());
     let endpoint = endpoint("a:1");
     probe.set(&endpoint, Answer::SaysNo);
-    let layer = health.watching(&endpoint);
-    let (first, second) = (layer.layer(()), health.watching(&endpoint).layer(()));
+    let layer = health.guarding(&endpoint);
+    let (first, second) = (layer.layer(()), health.guarding(&endpoint).layer(()));
     drop(layer);
     let clone = second.clone();
     run(&mut prober, 2 * SECOND + MS).await;
     assert_eq!(probe.asked(&endpoint).len(), 3);
     drop((first, second));
     run(&mut prober, SECOND).await;
-    assert_eq!(probe.asked(&endpoint).len(), 4, "a clone still watches");
+    assert_eq!(probe.asked(&endpoint).len(), 4, "a clone still guards");
     assert!(is_down(&endpoint));
     drop(clone);
     assert!(!is_down(&endpoint), "what it set is cleared with the last");
@@ -254,16 +281,67 @@ async fn an_endpoint_is_checked_once_for_all_who_watch_it_until_the_last_lets_go
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_check_ends_when_its_endpoint_is_no_longer_watched_and_says_nothing_of_the_next() {
+async fn a_guard_may_keep_what_is_watched_too_and_the_other_way_round() {
+    let (health, mut prober, probe) = layer(steady());
+    let endpoint = endpoint("a:1");
+    probe.set(&endpoint, Answer::SaysNo);
+    let guard = health.guarding(&endpoint);
+    health.watching(&endpoint);
+    run(&mut prober, MS).await;
+    drop(guard);
+    assert!(is_down(&endpoint), "still watched");
+    let guard = health.guarding(&endpoint);
+    drop(endpoint);
+    run(&mut prober, SECOND).await;
+    assert_eq!(health.status()[0].consecutive_failures(), 2, "the guard keeps the record");
+    drop(guard);
+    assert!(health.status().is_empty());
+    drop(health);
+    assert!(ends(&mut prober).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_health_layer_checks_what_it_watches() {
+    let ((first, mut one, probe), (second, mut other, probe_too)) = (layer(steady()), layer(steady()));
+    let endpoint = endpoint("a:1");
+    probe.set(&endpoint, Answer::SaysNo);
+    first.watching(&endpoint);
+    second.watching(&endpoint);
+    run(&mut other, MS).await;
+    run(&mut one, MS).await;
+    assert_eq!((probe.asked(&endpoint).len(), probe_too.asked(&endpoint).len()), (1, 1));
+    assert!(is_down(&endpoint));
+    drop((first, second, endpoint));
+    assert!(ends(&mut one).await && ends(&mut other).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_under_way_keeps_its_endpoint_no_longer_than_its_timeout() {
     let (health, mut prober, probe) = layer(steady());
     let endpoint = endpoint("a:1");
     probe.set(&endpoint, Answer::Hangs);
-    let watching = health.watching(&endpoint);
+    health.watching(&endpoint);
+    run(&mut prober, MS).await;
+    let record = endpoint.downgrade();
+    drop((health, endpoint));
+    assert!(record.upgrade().is_some());
+    let began = Instant::now();
+    assert!(ends(&mut prober).await);
+    assert_eq!(Instant::now() - began, SECOND - MS);
+    assert!(record.upgrade().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_ends_when_its_endpoint_is_no_longer_guarded_and_says_nothing_of_the_next() {
+    let (health, mut prober, probe) = layer(steady());
+    let endpoint = endpoint("a:1");
+    probe.set(&endpoint, Answer::Hangs);
+    let guard = health.guarding(&endpoint);
     run(&mut prober, 900 * MS).await;
     assert_eq!(probe.outstanding(), 1);
-    drop(watching);
+    drop(guard);
     probe.set(&endpoint, Answer::Takes(500 * MS));
-    let _again = health.watching(&endpoint);
+    let _again = health.guarding(&endpoint);
     run(&mut prober, 10 * MS).await;
     assert_eq!(probe.outstanding(), 1, "the old one is gone, the new one runs");
     run(&mut prober, 200 * MS).await;
@@ -281,12 +359,12 @@ async fn the_prober_ends_with_the_last_layer_and_the_last_endpoint() {
     let (health, mut prober, _probe) = layer(steady());
     let endpoint = endpoint("a:1");
     run(&mut prober, SECOND).await;
-    let service = health.clone().watching(&endpoint).layer(());
+    health.clone().watching(&endpoint);
     drop(health);
     run(&mut prober, 60 * SECOND).await;
     let drop_later = async {
         tokio::time::sleep(SECOND / 2).await;
-        drop(service);
+        drop(endpoint);
     };
     let began = Instant::now();
     let (ended, ()) = tokio::join!(ends(&mut prober), drop_later);
@@ -299,7 +377,7 @@ async fn a_draining_endpoint_is_left_alone_until_it_is_back_and_keeps_nobody_run
     let (health, mut prober, probe) = layer(steady());
     let endpoint = endpoint("a:1");
     probe.set(&endpoint, Answer::SaysNo);
-    let service = health.watching(&endpoint).layer(());
+    health.watching(&endpoint);
     run(&mut prober, MS).await;
     endpoint.set(Reason::Draining);
     run(&mut prober, 30 * SECOND).await;
@@ -311,7 +389,6 @@ async fn a_draining_endpoint_is_left_alone_until_it_is_back_and_keeps_nobody_run
     endpoint.set(Reason::Draining);
     drop(health);
     assert!(ends(&mut prober).await);
-    drop(service);
 }
 
 #[tokio::test(start_paused = true)]
@@ -320,7 +397,8 @@ async fn a_prober_that_is_dropped_leaves_no_check_and_no_verdict() {
     let (ill, hangs) = (endpoint("ill:1"), endpoint("hangs:1"));
     probe.set(&ill, Answer::SaysNo);
     probe.set(&hangs, Answer::Hangs);
-    let _watching = (health.watching(&ill), health.watching(&hangs));
+    health.watching(&ill);
+    health.watching(&hangs);
     run(&mut prober, MS).await;
     assert!(is_down(&ill) && probe.outstanding() == 1);
     drop(prober);
@@ -342,7 +420,7 @@ async fn transitions_are_told_in_order_when_in_force_and_a_panicking_listener_hu
         }
     });
     let endpoint = endpoint("a:1");
-    let _watching = health.watching(&endpoint);
+    health.watching(&endpoint);
     run(&mut prober, MS).await;
     probe.set(&endpoint, Answer::SaysNo);
     run(&mut prober, 5 * SECOND).await;
@@ -363,7 +441,8 @@ async fn a_panicking_probe_is_a_failed_check_of_that_endpoint_only() {
     let (health, mut prober, probe) = layer(steady());
     let (panics, fine) = (endpoint("panics:1"), endpoint("fine:1"));
     probe.set(&panics, Answer::Panics);
-    let _watching = (health.watching(&panics), health.watching(&fine));
+    health.watching(&panics);
+    health.watching(&fine);
     run(&mut prober, 10 * SECOND + MS).await;
     assert!(is_down(&panics));
     assert_eq!(probe.asked(&fine).len(), 3);
@@ -374,7 +453,7 @@ async fn a_panicking_probe_is_a_failed_check_of_that_endpoint_only() {
 async fn it_is_polled_when_something_happens_and_not_otherwise() {
     let (health, mut prober, _probe) = layer(steady());
     let endpoint = endpoint("a:1");
-    let _watching = health.watching(&endpoint);
+    health.watching(&endpoint);
     let mut polls = 0;
     let counted = poll_fn(|cx| {
         polls += 1;
@@ -392,7 +471,8 @@ async fn an_idle_prober_wakes_for_what_is_registered() {
     assert!(prober.poll().is_pending());
     assert!(!prober.is_woken());
     let (a, b) = (endpoint("a:1"), endpoint("b:1"));
-    let _watching = (health.watching(&a), health.watching(&b));
+    health.watching(&a);
+    health.watching(&b);
     assert!(prober.is_woken());
     assert!(prober.poll().is_pending());
     assert_eq!((probe.asked(&a).len(), probe.asked(&b).len()), (1, 1));
@@ -402,7 +482,8 @@ async fn an_idle_prober_wakes_for_what_is_registered() {
 #[tokio::test(start_paused = true)]
 async fn everything_that_concerns_it_wakes_the_prober() {
     let (health, prober, _probe) = layer(steady());
-    let watching = health.watching(&endpoint("a:1"));
+    let endpoint = endpoint("a:1");
+    health.watching(&endpoint);
     let mut prober = tokio_test::task::spawn(prober);
     assert!(prober.poll().is_pending());
     assert!(prober.poll().is_pending());
@@ -410,7 +491,7 @@ async fn everything_that_concerns_it_wakes_the_prober() {
     health.reload(HealthConfig::default());
     assert!(prober.is_woken(), "a new configuration");
     assert!(prober.poll().is_pending());
-    drop(watching);
+    drop(endpoint);
     assert!(prober.is_woken(), "an endpoint fewer");
     assert!(prober.poll().is_pending());
     drop(health);
@@ -423,7 +504,7 @@ async fn a_new_configuration_is_followed_at_once() {
     let slow = HealthConfig::builder().interval(3600 * SECOND).jitter(0.0).build().unwrap();
     let (health, mut prober, probe) = layer(slow);
     let endpoint = endpoint("a:1");
-    let _watching = health.watching(&endpoint);
+    health.watching(&endpoint);
     run(&mut prober, SECOND).await;
     health.reload(steady());
     run(&mut prober, 10 * SECOND + MS).await;
@@ -436,7 +517,9 @@ async fn jitter_only_lengthens_and_first_checks_are_spread() {
     let config = HealthConfig::builder().jitter(0.2).initial_spread(10 * SECOND).build().unwrap();
     let (health, mut prober, probe) = layer(config);
     let endpoints: Vec<_> = (0..50).map(|i| endpoint(&format!("e:{i}"))).collect();
-    let _watching: Vec<_> = endpoints.iter().map(|e| health.watching(e)).collect();
+    for endpoint in &endpoints {
+        health.watching(endpoint);
+    }
     let began = Instant::now();
     run(&mut prober, 60 * SECOND).await;
     let mut firsts = Vec::new();
@@ -459,7 +542,8 @@ async fn what_nobody_calls_may_be_looked_at_less_often() {
     let (health, mut prober, probe) = layer(config);
     let (idle, used) = (endpoint("idle:1"), endpoint("used:1"));
     used.started();
-    let _watching = (health.watching(&idle), health.watching(&used));
+    health.watching(&idle);
+    health.watching(&used);
     run(&mut prober, 30 * SECOND + MS).await;
     assert_eq!((probe.asked(&idle).len(), probe.asked(&used).len()), (1, 7));
 }

@@ -171,7 +171,9 @@ async fn the_prober_tells_the_living_from_the_dead() {
     let (health, mut prober) = HealthLayer::new(config, probe::get("/healthz"));
     let endpoints =
         [well.address, ill.address, hangs.local_addr().unwrap(), refused].map(|address| endpoint(&address));
-    let _watching = endpoints.each_ref().map(|endpoint| health.watching(endpoint));
+    for endpoint in &endpoints {
+        health.watching(endpoint);
+    }
     let down = || endpoints.each_ref().map(|endpoint| endpoint.availability().contains(Reason::ProbeDown));
     let until = async |prober: &mut tower_mesh_health::Prober, expected: [bool; 4]| {
         let reached = async {

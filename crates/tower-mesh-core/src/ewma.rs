@@ -23,7 +23,8 @@ impl Decay {
     /// For the short gaps of a busy endpoint a cubic stands in for the exponential; its relative error there is below 1e-13.
     #[inline]
     pub fn weight(self, elapsed_ns: u64) -> f64 {
-        let x = elapsed_ns as f64 * self.per_ns;
+        // By way of a signed number, which converts in one instruction; 292 years are enough.
+        let x = elapsed_ns as i64 as f64 * self.per_ns;
         if x < 1.0 / 1024.0 { 1.0 - x * (1.0 - x * (0.5 - x / 6.0)) } else { (-x).exp() }
     }
 }
@@ -128,7 +129,7 @@ impl PeakEwma {
 #[inline]
 pub fn load(cost_ns: f64, pending: u64) -> f64 {
     if cost_ns > 0.0 {
-        cost_ns * (pending as f64 + 1.0)
+        cost_ns * (pending as i64 as f64 + 1.0)
     } else if pending == 0 {
         0.0
     } else {

@@ -74,18 +74,19 @@ impl<F> Drop for Clear<'_, '_, F> {
 
 /// What another attempt needs.
 pub(super) struct Again<S, C, R, Sent> {
-    inner: S,
+    /// The inner service of later attempts, from the second on.
+    inner: Option<S>,
     /// Kept for the attempts after the next.
     spare: Option<Sent>,
     /// For the next attempt, from the moment when that is decided.
     next: Option<Sent>,
     idempotent: bool,
-    parts: Sharded<Parts<C, R>>,
+    parts: Sharded<Parts<S, C, R>>,
 }
 
 impl<S, C, R, Sent> Again<S, C, R, Sent> {
-    pub(super) fn new(inner: S, spare: Sent, idempotent: bool, parts: Sharded<Parts<C, R>>) -> Self {
-        Self { inner, spare: Some(spare), next: None, idempotent, parts }
+    pub(super) fn new(spare: Sent, idempotent: bool, parts: Sharded<Parts<S, C, R>>) -> Self {
+        Self { inner: None, spare: Some(spare), next: None, idempotent, parts }
     }
 }
 
@@ -119,7 +120,7 @@ where
 impl<S, C, R, Req> Future for RetryFuture<S, C, R, Req>
 where
     R: Replay<Req>,
-    S: Service<R::Sent>,
+    S: Service<R::Sent> + Clone,
     S::Error: Into<BoxError>,
     C: Classify<S::Response>,
 {
@@ -139,7 +140,7 @@ where
 impl<S, C, R, Req> RetryProj<'_, S, C, R, Req>
 where
     R: Replay<Req>,
-    S: Service<R::Sent>,
+    S: Service<R::Sent> + Clone,
     S::Error: Into<BoxError>,
     C: Classify<S::Response>,
 {
@@ -169,7 +170,8 @@ where
                 }
                 StateProj::Readying { at_once } => {
                     let again = self.again.as_mut().expect("an attempt is begun only with what it needs");
-                    let failed = match self.scope.run(|| again.inner.poll_ready(cx)) {
+                    let inner = again.inner.get_or_insert_with(|| again.parts.template.clone());
+                    let failed = match self.scope.run(|| inner.poll_ready(cx)) {
                         Poll::Ready(Ok(())) => {
                             if !*at_once {
                                 // The wait for readiness is no part of what the inner layers measure.
@@ -232,8 +234,8 @@ where
     fn send(&mut self) {
         let (scope, again) = (&mut *self.scope, &mut *self.again);
         let attempt = again.as_mut().and_then(|again| {
-            let next = again.next.take()?;
-            Some(scope.run(|| again.inner.call(next)))
+            let (inner, next) = (again.inner.as_mut()?, again.next.take()?);
+            Some(scope.run(|| inner.call(next)))
         });
         let attempt = attempt.expect("an attempt is begun only with what it needs");
         self.state.set(State::Calling { attempt });

@@ -137,8 +137,9 @@ impl Avoid {
         self.len += 1;
     }
 
+    #[inline]
     fn contains(&self, key: u32) -> bool {
-        self.keys[..self.len.min(self.keys.len())].contains(&key)
+        self.len > 0 && self.keys[..self.len.min(self.keys.len())].contains(&key)
     }
 
     /// Whether so many have refused that looking further is no use.
@@ -158,9 +159,9 @@ impl<S> Set<S> {
         let members = self.members.as_slice();
         let load = |i: usize| members[i].handle.load(now, decay);
         let draw = || fastrand::u64(..);
-        let refused = |i: usize| avoid.len > 0 && avoid.contains(members[i].key);
-        let fresh =
-            |i: usize| members[i].handle.is_pickable(now) && !refused(i) && !tried.contains(members[i].key);
+        let refused = |i: usize| avoid.contains(members[i].key);
+        let spent = |i: usize| !tried.is_empty() && tried.contains(members[i].key);
+        let fresh = |i: usize| members[i].handle.is_pickable(now) && !refused(i) && !spent(i);
         pick::p2c(members.len(), draw, fresh, load)
             .or_else(|| {
                 pick::p2c(members.len(), draw, |i| members[i].handle.is_pickable(now) && !refused(i), load)

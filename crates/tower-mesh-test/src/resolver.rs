@@ -11,7 +11,7 @@ use tower_mesh_core::{Endpoint, Resolve, ResolveError, ServiceName, Update};
 
 use crate::record::Down;
 
-/// A [`Resolve`] fed by the test. Clones feed the same streams.
+/// A [`Resolve`] fed by the test. Clones feed the same streams, which end with the last of them.
 ///
 /// Every stream gets everything said from the beginning, whenever it begins; what is said before anybody listens is not lost.
 ///

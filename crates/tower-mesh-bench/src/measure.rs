@@ -29,10 +29,10 @@ impl Settings {
             match flag.as_str() {
                 "--json" => settings.json = Some(value()?.into()),
                 "--calls" => {
-                    settings.calls = value()?.parse().map_err(|_| "--calls takes a number".to_owned())?
+                    settings.calls = value()?.parse().map_err(|_| "--calls takes a number".to_owned())?;
                 }
                 "--rounds" => {
-                    settings.rounds = value()?.parse().map_err(|_| "--rounds takes a number".to_owned())?
+                    settings.rounds = value()?.parse().map_err(|_| "--rounds takes a number".to_owned())?;
                 }
                 _ => return Err(format!("unknown argument {flag}")),
             }
@@ -135,6 +135,7 @@ fn benches(runtime: &Runtime, calls: u64, threads: usize, endpoints: usize) -> V
         ("tower", bench!(peers::tower_stack(endpoints))),
         ("balance", bench!(mesh::balance(endpoints))),
         ("balance+breaker", bench!(mesh::balance_and_breaker(endpoints))),
+        ("whole", bench!(mesh::whole(endpoints))),
     ]
 }
 

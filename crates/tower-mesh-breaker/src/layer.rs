@@ -60,6 +60,17 @@ impl<C> BreakerLayer<C> {
         }
     }
 
+    /// The same circuits, with another judgement on what is a failure.
+    pub fn classify<C2>(self, classifier: C2) -> BreakerLayer<C2> {
+        BreakerLayer {
+            config: self.config,
+            classifier,
+            circuit: self.circuit,
+            watching: self.watching,
+            endpoints: self.endpoints,
+        }
+    }
+
     /// The circuit of this layer: of the one endpoint, if it watches one.
     pub fn circuit(&self) -> &Circuit {
         &self.circuit

@@ -150,6 +150,11 @@ impl CallContext {
         Self::with(|call| *call.started.get_or_insert_with(&clock)).unwrap_or_else(&clock)
     }
 
+    /// As [`attempt_started`](Self::attempt_started), for the owner of a context that is not lent.
+    pub fn start(&mut self, clock: impl Fn() -> Tick) -> Tick {
+        *self.started.get_or_insert_with(clock)
+    }
+
     /// When the attempt that started at `started` ended: as [`attempt_started`](Self::attempt_started), for the reading at its end. If the
     /// context lent now is that of another attempt (a body is read inside another call), `clock` is read.
     #[inline]
@@ -195,15 +200,28 @@ impl CallContext {
         self.deadline_kept = true;
     }
 
-    /// Whether an inner layer said it will.
-    pub fn is_deadline_kept(&self) -> bool {
-        self.deadline_kept
-    }
-
-    /// As [`is_deadline_kept`](Self::is_deadline_kept), and forgets it: an inner layer says so at each poll, and one that has ended while the call
-    /// goes on keeps nothing any more.
+    /// Whether an inner layer said it will, since this was last asked: it says so at each poll that leaves it pending, and one that has
+    /// ended while the call goes on keeps nothing any more.
     pub fn take_deadline_kept(&mut self) -> bool {
         std::mem::take(&mut self.deadline_kept)
+    }
+
+    /// Tells the owner of the context that is lent now, if its deadline is not earlier than this one's, that this layer ends the call by then.
+    pub fn tell_deadline_kept(&self) {
+        if let Some(deadline) = self.deadline {
+            Self::with(|outer| outer.deadline_kept |= outer.deadline.is_some_and(|outer| deadline <= outer));
+        }
+    }
+
+    /// Hands this context's reading at the end of the attempt on to the one that is lent now, if they share the reading at its start.
+    pub fn tell_ended(&self) {
+        if let (Some(started), Some(ended)) = (self.started, self.ended) {
+            Self::with(|outer| {
+                if outer.started == Some(started) {
+                    outer.ended.get_or_insert(ended);
+                }
+            });
+        }
     }
 
     /// The operation's name, if it was given.
@@ -226,6 +244,56 @@ impl CallContext {
     #[inline]
     pub fn tried(&self) -> Tried {
         self.tried
+    }
+}
+
+/// A layer's hold on the context of a call: the one that an outer layer lends, or one of its own if nobody does.
+///
+/// For a layer that has nothing to keep from the layers outside it. Made in `call`, kept in the response future.
+///
+/// ```
+/// use tower_mesh_core::{CallContext, CallScope};
+/// let mut scope = CallScope::join();           // nobody lends one
+/// scope.run(|| assert!(CallContext::with(|_| ()).is_some()));
+/// ```
+#[derive(Debug)]
+pub struct CallScope(Option<CallContext>);
+
+impl CallScope {
+    /// Joins the context lent now, or begins one.
+    #[inline]
+    pub fn join() -> Self {
+        Self(if CallContext::with(|_| ()).is_some() { None } else { Some(CallContext::new()) })
+    }
+
+    /// Runs `f` with the context lent.
+    #[inline]
+    pub fn run<R>(&mut self, f: impl FnOnce() -> R) -> R {
+        match &mut self.0 {
+            Some(own) => own.lend(f),
+            None => f(),
+        }
+    }
+
+    /// Reads or writes the context, outside [`run`](Self::run). None if it was an outer layer's and is lost: the call has been moved to another task.
+    #[inline]
+    pub fn with<R>(&mut self, f: impl FnOnce(&mut CallContext) -> R) -> Option<R> {
+        match &mut self.0 {
+            Some(own) => Some(f(own)),
+            None => CallContext::with(f),
+        }
+    }
+
+    /// Drops `part` while telling its guards why.
+    pub fn drop_for<T>(&mut self, reason: DropReason, part: T) {
+        let before = self.with(|call| call.drop_reason.replace(reason)).flatten();
+        self.run(|| drop(part));
+        self.with(|call| call.drop_reason = before);
+    }
+
+    /// Whether the context is this layer's own: there is no layer outside that knows contexts.
+    pub fn is_outermost(&self) -> bool {
+        self.0.is_some()
     }
 }
 
@@ -295,7 +363,7 @@ mod tests {
             inner.lend(|| CallContext::with(CallContext::keep_deadline));
             assert_eq!(CallContext::with(|call| call.hash_key()), Some(Some(1)));
         });
-        assert!(inner.is_deadline_kept() && !outer.is_deadline_kept());
+        assert!(inner.take_deadline_kept() && !outer.take_deadline_kept());
         assert_eq!((outer.hash_key(), inner.hash_key()), (Some(1), Some(2)));
     }
 

@@ -1,8 +1,9 @@
 //! The one shared record of a live endpoint.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::availability::{Availability, Reason};
@@ -26,8 +27,18 @@ struct Record {
     trial: Trial,
     key: u32,
     id: EndpointId,
-    endpoint: Mutex<Arc<Endpoint>>,
+    cold: Mutex<Cold>,
 }
+
+/// What no call reads. Small, so that the whole record keeps to two cache lines.
+struct Cold {
+    endpoint: Arc<Endpoint>,
+    attached: Option<Box<Attached>>,
+}
+
+/// Never taken from, so nothing of it is dropped before the record is, and then under no lock.
+#[derive(Default)]
+struct Attached(Vec<Arc<dyn Any + Send + Sync>>);
 
 /// All that a pick reads and a call writes, in one cache line.
 #[repr(align(64))]
@@ -70,7 +81,7 @@ impl EndpointHandle {
             },
             key: NEXT_KEY.fetch_add(1, Ordering::Relaxed),
             id: endpoint.id().clone(),
-            endpoint: Mutex::new(Arc::new(endpoint)),
+            cold: Mutex::new(Cold { endpoint: Arc::new(endpoint), attached: None }),
         }))
     }
 
@@ -87,13 +98,32 @@ impl EndpointHandle {
 
     /// Its attributes as last announced.
     pub fn endpoint(&self) -> Arc<Endpoint> {
-        self.0.endpoint.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.cold().endpoint.clone()
     }
 
     /// Takes new attributes for the same identity; everything learned stays. The id of `endpoint` is not looked at.
     pub fn update(&self, endpoint: Endpoint) {
         self.0.hot.weight.store(endpoint.weight().get(), Ordering::Relaxed);
-        *self.0.endpoint.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(endpoint);
+        let endpoint = Arc::new(endpoint);
+        self.cold().endpoint = endpoint;
+    }
+
+    /// Ties `state` to the record: it is kept as long as that is, and dropped with it, by whoever drops the last handle, under no lock of
+    /// the record's.
+    ///
+    /// For what a layer keeps of an endpoint and calls need not carry. It must not hold a handle of this endpoint, or neither would ever
+    /// go: a [`WeakEndpoint`] is for that. What is attached twice is kept twice.
+    pub fn attach(&self, state: Arc<impl Any + Send + Sync>) {
+        self.cold().attached.get_or_insert_default().0.push(state);
+    }
+
+    /// A reference that does not keep the record.
+    pub fn downgrade(&self) -> WeakEndpoint {
+        WeakEndpoint(Arc::downgrade(&self.0))
+    }
+
+    fn cold(&self) -> MutexGuard<'_, Cold> {
+        self.0.cold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The reasons that hold now. Reading changes nothing.
@@ -265,6 +295,24 @@ impl fmt::Debug for EndpointHandle {
     }
 }
 
+/// A reference to the record of an endpoint that does not keep it; cheap to clone.
+#[derive(Clone)]
+pub struct WeakEndpoint(Weak<Record>);
+
+impl WeakEndpoint {
+    /// The record, if anybody still keeps it. Who calls this may be the last to drop it, with all that is attached: not under a lock that
+    /// any of that takes.
+    pub fn upgrade(&self) -> Option<EndpointHandle> {
+        self.0.upgrade().map(EndpointHandle)
+    }
+}
+
+impl fmt::Debug for WeakEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WeakEndpoint").field("is_alive", &(self.0.strong_count() > 0)).finish()
+    }
+}
+
 /// Which stretch of an endpoint's history a latency sample belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LatencyEpoch(u16);
@@ -397,5 +445,45 @@ mod tests {
         let weight = std::num::NonZeroU32::new(4).unwrap();
         handle.update(handle.endpoint().as_ref().clone().with_weight(weight));
         assert_eq!(handle.load(now, tau()), before / 4.0);
+    }
+
+    #[test]
+    fn what_is_attached_goes_with_the_record_and_may_use_it_no_more() {
+        struct Attachment {
+            of: WeakEndpoint,
+            next: EndpointHandle,
+            gone: Arc<AtomicU32>,
+        }
+        impl Drop for Attachment {
+            fn drop(&mut self) {
+                let alone = self.of.upgrade().is_none();
+                self.gone.fetch_add(u32::from(alone), Ordering::Relaxed);
+                // Were it dropped under the lock of a record, one that reaches back would hang here.
+                self.next.attach(self.gone.clone());
+            }
+        }
+        let ((a, _), (b, _)) = (handle(), handle());
+        let gone = Arc::new(AtomicU32::new(0));
+        for _ in 0..2 {
+            a.attach(Arc::new(Attachment { of: a.downgrade(), next: b.clone(), gone: gone.clone() }));
+        }
+        let (weak, clone) = (a.downgrade(), a.clone());
+        a.update("a:2".parse().unwrap());
+        drop(a);
+        assert_eq!((gone.load(Ordering::Relaxed), weak.upgrade().unwrap().key()), (0, clone.key()));
+        drop(clone);
+        assert_eq!(gone.load(Ordering::Relaxed), 2);
+        assert_eq!(Arc::strong_count(&gone), 3, "attached to the other endpoint");
+        drop(b);
+        assert_eq!(Arc::strong_count(&gone), 1);
+    }
+
+    #[test]
+    fn a_record_keeps_to_two_cache_lines_and_what_calls_touch_to_one() {
+        assert_eq!(size_of::<Hot>(), 64);
+        // Elsewhere a mutex may be larger.
+        if cfg!(all(target_os = "linux", target_pointer_width = "64")) {
+            assert_eq!(size_of::<Record>(), 128);
+        }
     }
 }

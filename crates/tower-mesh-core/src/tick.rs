@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// A reading of the monotonic clock in nanoseconds since an origin of the process.
 ///
 /// An [`Instant`] as one word: made once per reading, after which comparing, subtracting and storing it in an atomic cost next to nothing.
-/// Outside the call path the layers speak [`Instant`].
+/// Policies take it as an argument; the shells read it from their runtime's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tick(NonZeroU64);
 

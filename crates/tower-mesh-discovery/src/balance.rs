@@ -1,11 +1,10 @@
 //! The service that sends each call to one of the endpoints that exist now.
 
 use std::fmt;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use tower_mesh_core::ewma::Decay;
-use tower_mesh_core::{BoxError, CallContext, Classify, Reason, Tick};
+use tower_mesh_core::{BoxError, CallContext, CallScope, Classify, Reason, Sharded, Tick};
 use tower_service::Service;
 
 use crate::choosing::Choosing;
@@ -21,12 +20,12 @@ use crate::set::{Set, Shared};
 /// waits for that one. Dropping the response future abandons the call; what that means for the endpoint is told at
 /// [`AbandonedPolicy`](tower_mesh_core::classify::AbandonedPolicy).
 pub struct Balance<S, C> {
-    shared: Arc<Shared<S>>,
+    shared: Sharded<Shared<S>>,
     classifier: C,
 }
 
 impl<S, C> Balance<S, C> {
-    pub(crate) fn new(shared: Arc<Shared<S>>, classifier: C) -> Self {
+    pub(crate) fn new(shared: Sharded<Shared<S>>, classifier: C) -> Self {
         Self { shared, classifier }
     }
 
@@ -64,18 +63,9 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        match CallContext::with(|_| ()) {
-            Some(()) => {
-                let started = self.start(request);
-                BalanceFuture::new(started, self.classifier.clone(), None)
-            }
-            // Nobody above owns a context: this is the outermost layer, and the layers around the endpoint share ours.
-            None => {
-                let mut context = CallContext::new();
-                let started = context.lend(|| self.start(request));
-                BalanceFuture::new(started, self.classifier.clone(), Some(context))
-            }
-        }
+        let mut scope = CallScope::join();
+        let started = scope.run(|| self.start(request));
+        BalanceFuture::new(started, self.classifier.clone(), scope)
     }
 }
 

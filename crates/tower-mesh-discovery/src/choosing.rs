@@ -1,12 +1,11 @@
 //! The patient way to an endpoint: waiting for the first resolution, for a service that is not ready yet, or for the next candidate after a refusal.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::Sleep;
-use tower_mesh_core::{BoxError, CallContext, Reason, Tick};
+use tower_mesh_core::{BoxError, CallContext, Reason, Sharded, Tick};
 use tower_service::Service;
 
 use crate::balance::{Avoid, clock, send};
@@ -21,7 +20,7 @@ pub(crate) struct Choosing<S, Req>(Pin<Box<Inner<S, Req>>>);
 
 pin_project_lite::pin_project! {
     struct Inner<S, Req> {
-        shared: Arc<Shared<S>>,
+        shared: Sharded<Shared<S>>,
         request: Option<Req>,
         since: Tick,
         // The endpoint waited for: it was picked and is not ready yet.
@@ -37,7 +36,7 @@ pin_project_lite::pin_project! {
 }
 
 impl<S, Req> Choosing<S, Req> {
-    pub(crate) fn new(shared: Arc<Shared<S>>, request: Req, first: Option<(Member, S)>) -> Self {
+    pub(crate) fn new(shared: Sharded<Shared<S>>, request: Req, first: Option<(Member, S)>) -> Self {
         Self(Box::pin(Inner {
             shared,
             request: Some(request),

@@ -100,9 +100,12 @@ impl Source {
     /// Takes in what the source said; the sets that this replaced.
     fn apply(&self, item: Result<Update, ResolveError>) -> Vec<Retired> {
         let now = clock();
+        // Keeps the records of endpoints that go, and what is attached to them, until the lock is released.
+        let before;
         let publication = {
             let mut known = self.known();
             let known = &mut *known;
+            before = known.members.clone();
             match item {
                 Ok(update) => {
                     let not_found = update == Update::NotFound;
@@ -152,6 +155,7 @@ impl Source {
             }
         };
         self.changed.notify_waiters();
+        drop(before);
         retired
     }
 
@@ -286,5 +290,30 @@ impl Drop for DriverHandle {
         if let Some(source) = self.source.upgrade() {
             source.set_driven(false);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn what_is_attached_to_an_endpoint_that_goes_is_dropped_outside_the_lock() {
+        struct Attached(Arc<Source>, Arc<AtomicBool>);
+        impl Drop for Attached {
+            fn drop(&mut self) {
+                self.1.store(self.0.known.try_lock().is_ok(), Ordering::Relaxed);
+            }
+        }
+        let source = Source::new("users".parse().unwrap(), 10);
+        let free = Arc::new(AtomicBool::new(false));
+        source.apply(Ok(Update::Reset(vec!["a:1".parse().unwrap()])));
+        let attached = Arc::new(Attached(source.clone(), free.clone()));
+        source.status().endpoints[0].attach(attached);
+        assert!(!free.load(Ordering::Relaxed));
+        source.apply(Ok(Update::Reset(Vec::new())));
+        assert!(free.load(Ordering::Relaxed));
     }
 }

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tower_mesh_core::classify::{Guard as _, judge};
-use tower_mesh_core::{BoxError, CallContext, Classify};
+use tower_mesh_core::{BoxError, CallScope, Classify};
 use tower_service::Service;
 
 use crate::balance::Started;
@@ -22,8 +22,7 @@ pin_project_lite::pin_project! {
         #[pin]
         state: State<S, Req, S::Future>,
         classifier: C,
-        // Present if this is the outermost layer of the call that knows contexts.
-        context: Option<CallContext>,
+        scope: CallScope,
     }
 }
 
@@ -41,12 +40,12 @@ impl<S, Req, C> BalanceFuture<S, Req, C>
 where
     S: Service<Req>,
 {
-    pub(crate) fn new(started: Started<S, Req>, classifier: C, context: Option<CallContext>) -> Self {
+    pub(crate) fn new(started: Started<S, Req>, classifier: C, scope: CallScope) -> Self {
         let state = match started {
             Started::Called(future, guard) => State::Calling { future, guard: Some(guard) },
             Started::Choosing(choosing) => State::Choosing { choosing },
         };
-        Self { state, classifier, context }
+        Self { state, classifier, scope }
     }
 }
 
@@ -61,10 +60,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let (state, classifier) = (this.state, &*this.classifier);
-        match this.context {
-            Some(context) => context.lend(|| poll_state(state, classifier, cx)),
-            None => poll_state(state, classifier, cx),
-        }
+        this.scope.run(|| poll_state(state, classifier, cx))
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tower_layer::Layer;
 use tower_mesh_core::classify::ByResult;
-use tower_mesh_core::{Bind, EndpointHandle, Resolve, SameClient, ServiceName};
+use tower_mesh_core::{Bind, EndpointHandle, Resolve, SameClient, ServiceName, Sharded};
 
 use crate::balance::Balance;
 use crate::config::DiscoveryConfig;
@@ -85,7 +85,18 @@ impl<B, P, C> DiscoveryLayer<B, P, C> {
             source: self.source,
             config: self.config,
             bind: self.bind,
-            per_endpoint: Arc::new(With(layers)),
+            per_endpoint: Arc::new(With::new(layers)),
+            classifier: self.classifier,
+        }
+    }
+
+    /// As [`per_endpoint`](Self::per_endpoint), with a type of the caller's own in place of a closure.
+    pub fn endpoint_stack<P2>(self, stack: P2) -> DiscoveryLayer<B, P2, C> {
+        DiscoveryLayer {
+            source: self.source,
+            config: self.config,
+            bind: self.bind,
+            per_endpoint: Arc::new(stack),
             classifier: self.classifier,
         }
     }
@@ -113,6 +124,26 @@ impl<B, P, C> DiscoveryLayer<B, P, C> {
         self.bind(move |_: &(), endpoint: &EndpointHandle| connect(endpoint)).layer(())
     }
 
+    /// The knobs.
+    pub fn config(&self) -> &DiscoveryConfig {
+        &self.config
+    }
+
+    /// Waits until the source has answered: endpoints, or that there is no such service. Not for ever bounded by itself.
+    pub async fn answered(&self) -> DiscoveryStatus {
+        loop {
+            let changed = self.source.changed.notified();
+            tokio::pin!(changed);
+            // From here on a change is heard, so looking cannot miss one.
+            changed.as_mut().enable();
+            let status = self.status();
+            if status.updated_at.is_some() {
+                return status;
+            }
+            changed.await;
+        }
+    }
+
     /// What is known now. Reading changes nothing.
     pub fn status(&self) -> DiscoveryStatus {
         self.source.status()
@@ -130,7 +161,7 @@ where
     type Service = Balance<P::Service, C>;
 
     fn layer(&self, client: Client) -> Self::Service {
-        let shared = Arc::new(Shared {
+        let shared = Sharded::new(Shared {
             set: ArcSwap::from_pointee(Set::empty()),
             config: self.config,
             rules: Rules::new(&self.config),
@@ -140,7 +171,7 @@ where
             client,
             bind: self.bind.clone(),
             per_endpoint: self.per_endpoint.clone(),
-            shared: Arc::downgrade(&shared),
+            shared: shared.downgrade(),
         });
         self.source.subscribe(&binding);
         Balance::new(shared, self.classifier.clone())
@@ -189,6 +220,13 @@ impl<S> PerEndpoint<S> for NoLayers {
 /// The layers that a closure gives for each endpoint.
 #[derive(Clone)]
 pub struct With<F>(F);
+
+impl<F> With<F> {
+    /// The layers that `layers` gives for each endpoint.
+    pub fn new(layers: F) -> Self {
+        Self(layers)
+    }
+}
 
 impl<S, F, L> PerEndpoint<S> for With<F>
 where

@@ -2,10 +2,11 @@
 
 use std::any::Any;
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use tower_mesh_core::Bind;
+use tower_mesh_core::sharded::WeakSharded;
 
 use crate::config::DiscoveryConfig;
 use crate::driver::Source;
@@ -45,7 +46,7 @@ pub(crate) struct Binding<C, B: Bind<C>, P: PerEndpoint<B::Service>> {
     pub(crate) client: C,
     pub(crate) bind: Arc<B>,
     pub(crate) per_endpoint: Arc<P>,
-    pub(crate) shared: Weak<Shared<P::Service>>,
+    pub(crate) shared: WeakSharded<Shared<P::Service>>,
 }
 
 impl<C, B, P> Subscriber for Binding<C, B, P>
@@ -73,7 +74,7 @@ where
     }
 
     fn is_alive(&self) -> bool {
-        self.shared.strong_count() > 0
+        self.shared.is_alive()
     }
 }
 

@@ -1,11 +1,12 @@
 //! The shared budget that bounds how much retries add to the traffic.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::Duration;
 
 use tower_mesh_core::Tick;
+use tower_mesh_core::sharded::thread_number;
 
 use crate::config::BudgetConfig;
 use crate::policy::budget::{LeakyBucket, Stripe, Units, slice_length};
@@ -179,16 +180,6 @@ impl Slices {
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// Numbers threads as they come, so that the first so many have a stripe each.
-fn thread_number() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static NUMBER: usize = NEXT.fetch_add(1, Ordering::Relaxed);
-    }
-    // Only a thread that is being torn down has none any more.
-    NUMBER.try_with(|number| *number).unwrap_or(0)
 }
 
 impl fmt::Debug for RetryBudget {

@@ -4,50 +4,28 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use pin_project_lite::pin_project;
 use tokio::task::coop::unconstrained;
 use tokio::time::Sleep;
-use tower_mesh_core::{CallContext, Tick};
+use tower_mesh_core::Tick;
 
-pin_project! {
-    /// A [`Sleep`] that does not exist until somebody waits.
-    #[derive(Debug, Default)]
-    pub(crate) struct Timer {
-        #[pin]
-        sleep: Option<Sleep>,
-    }
+/// A [`Sleep`] that does not exist until somebody waits. Boxed: most calls never wait, and need not carry the room for it.
+#[derive(Debug, Default)]
+pub(crate) struct Timer {
+    sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl Timer {
     /// Waits until `at`, whatever was waited for before.
-    pub(crate) fn poll_until(self: Pin<&mut Self>, at: Tick, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_until(&mut self, at: Tick, cx: &mut Context<'_>) -> Poll<()> {
         let at = tokio::time::Instant::from_std(at.instant());
-        let mut slot = self.project().sleep;
-        if slot.is_none() {
-            slot.set(Some(tokio::time::sleep_until(at)));
-        }
-        let Some(mut sleep) = slot.as_pin_mut() else { unreachable!("just set") };
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
         if sleep.deadline() != at {
             sleep.as_mut().reset(at);
         }
         // tokio lets a task that has used up its turn wait even for what is over, and does not so much as start its timer: an inner future that
         // uses up every turn would never time out.
-        Pin::new(&mut unconstrained(sleep)).poll(cx)
+        Pin::new(&mut unconstrained(sleep.as_mut())).poll(cx)
     }
-}
-
-/// Tells whoever owns the deadline of `call`, if it is lent now, that the timer of this layer ends the call by then.
-///
-/// For a layer that is pending and only then: one that has answered keeps nothing, though the call may go on further out.
-pub(crate) fn keep_deadline(call: &CallContext) {
-    let Some(deadline) = call.deadline() else {
-        return;
-    };
-    CallContext::with(|outer| {
-        if outer.deadline().is_some_and(|outer| deadline <= outer) {
-            outer.keep_deadline();
-        }
-    });
 }
 
 #[cfg(test)]

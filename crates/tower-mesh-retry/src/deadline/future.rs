@@ -6,7 +6,7 @@ use pin_project_lite::pin_project;
 use tower_mesh_core::{BoxError, CallContext, DropReason};
 
 use crate::error::DeadlineExceeded;
-use crate::timer::{Timer, keep_deadline};
+use crate::timer::Timer;
 
 pin_project! {
     /// A call with a deadline.
@@ -16,7 +16,6 @@ pin_project! {
         // None once the deadline has passed.
         #[pin]
         inner: Option<F>,
-        #[pin]
         timer: Timer,
         call: CallContext,
     }
@@ -48,18 +47,16 @@ where
             return Poll::Ready(Err(DeadlineExceeded::new().into()));
         };
         if let Poll::Ready(result) = this.call.lend(|| inner.poll(cx)) {
-            if let (Some(started), Some(ended)) = (this.call.started(), this.call.ended()) {
-                CallContext::attempt_ended(started, || ended);
-            }
+            this.call.tell_ended();
             return Poll::Ready(result.map_err(Into::into));
         }
         if !this.call.take_deadline_kept()
             && let Some(deadline) = this.call.deadline()
-            && this.timer.as_mut().poll_until(deadline, cx).is_ready()
+            && this.timer.poll_until(deadline, cx).is_ready()
         {
             return Poll::Ready(Err(this.expire()));
         }
-        keep_deadline(this.call);
+        this.call.tell_deadline_kept();
         Poll::Pending
     }
 }

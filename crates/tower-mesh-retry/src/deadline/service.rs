@@ -56,10 +56,10 @@ where
         let mut expired = false;
         if timeout.is_some() || call.deadline().is_some() {
             // The reading stays in the context: one serves all inner layers.
-            let now = call.lend(|| CallContext::attempt_started(clock));
+            let now = call.start(clock);
             expired = call.deadline().is_some_and(|deadline| deadline <= now);
-            if let Some(deadline) = timeout.map(|timeout| now + timeout) {
-                call = call.with_deadline(deadline);
+            if let Some(timeout) = timeout {
+                call = call.with_deadline(now + timeout);
             }
         }
         let future = (!expired).then(|| call.lend(|| self.inner.call(request)));

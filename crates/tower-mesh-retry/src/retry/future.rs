@@ -1,14 +1,13 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
 use tower_mesh_core::backoff::Chance;
 use tower_mesh_core::classify::{Retry as MayRetry, Verdict, judge};
-use tower_mesh_core::{BoxError, CallContext, Classify, DropReason, Replay, Tick, Tried};
+use tower_mesh_core::{BoxError, CallContext, CallScope, Classify, DropReason, Replay, Sharded, Tick, Tried};
 use tower_service::Service;
 
 use super::service::Parts;
@@ -16,7 +15,7 @@ use crate::budget::RetryPermit;
 use crate::error::{AttemptTimedOut, DeadlineExceeded, NotReady, RetriesExhausted};
 use crate::policy::decision::{Decision, Failed, RetryPolicy, StopReason};
 use crate::policy::limit::Limit;
-use crate::timer::{Timer, clock, keep_deadline};
+use crate::timer::{Timer, clock};
 
 pin_project! {
     /// A call that may be sent more than once.
@@ -28,34 +27,25 @@ pin_project! {
     {
         #[pin]
         state: State<S::Future>,
-        #[pin]
         timer: Timer,
-        call: CallContext,
-        policy: RetryPolicy,
-        // What the layers outside know this call by.
-        first_began: Tick,
+        scope: CallScope,
+        deadline: Option<Tick>,
+        attempt_timeout: Option<Duration>,
         // When the attempt under way began, the wait for readiness included.
         began: Tick,
-        picked: Picked,
         // None if there is no other copy of the request.
         again: Option<Again<S, C, R, R::Sent>>,
-        permit: Option<RetryPermit>,
+        // What only a call that has failed once needs; made then.
+        retrying: Option<Box<Retrying>>,
     }
+}
 
-    impl<S, C, R, Req> PinnedDrop for RetryFuture<S, C, R, Req>
-    where
-        R: Replay<Req>,
-        S: Service<R::Sent>,
-    {
-        // The reason of whoever drops this is lent with the reading of the first attempt; guards of later ones know another.
-        fn drop(this: Pin<&mut Self>) {
-            let mut this = this.project();
-            let reason = CallContext::drop_reason_of(*this.first_began);
-            if reason != DropReason::CallerGone {
-                this.call.drop_for(reason, Clear(&mut this.state));
-            }
-        }
-    }
+/// The state of a call after its first failure.
+struct Retrying {
+    policy: RetryPolicy,
+    /// The endpoints tried when the attempt under way began.
+    tried_before: Tried,
+    permit: Option<RetryPermit>,
 }
 
 pin_project! {
@@ -90,11 +80,11 @@ pub(super) struct Again<S, C, R, Sent> {
     /// For the next attempt, from the moment when that is decided.
     next: Option<Sent>,
     idempotent: bool,
-    parts: Arc<Parts<C, R>>,
+    parts: Sharded<Parts<C, R>>,
 }
 
 impl<S, C, R, Sent> Again<S, C, R, Sent> {
-    pub(super) fn new(inner: S, spare: Sent, idempotent: bool, parts: Arc<Parts<C, R>>) -> Self {
+    pub(super) fn new(inner: S, spare: Sent, idempotent: bool, parts: Sharded<Parts<C, R>>) -> Self {
         Self { inner, spare: Some(spare), next: None, idempotent, parts }
     }
 }
@@ -104,23 +94,24 @@ where
     R: Replay<Req>,
     S: Service<R::Sent>,
 {
+    /// `attempt`: none if the deadline had passed before anything was sent.
     pub(super) fn new(
         attempt: Option<S::Future>,
         began: Tick,
-        call: CallContext,
-        policy: RetryPolicy,
+        scope: CallScope,
+        deadline: Option<Tick>,
+        attempt_timeout: Option<Duration>,
         again: Option<Again<S, C, R, R::Sent>>,
     ) -> Self {
         Self {
             state: attempt.map_or(State::Expired, |attempt| State::Calling { attempt }),
             timer: Timer::default(),
-            call,
-            policy,
-            first_began: began,
+            scope,
+            deadline,
+            attempt_timeout,
             began,
-            picked: Picked::default(),
             again,
-            permit: None,
+            retrying: None,
         }
     }
 }
@@ -137,8 +128,9 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let answer = this.poll(cx);
-        if answer.is_pending() {
-            keep_deadline(this.call);
+        if answer.is_pending() && this.deadline.is_some() {
+            // The timer below ends the call by then: whoever owns the deadline need not arm another.
+            this.scope.with(CallContext::keep_deadline);
         }
         answer
     }
@@ -155,23 +147,16 @@ where
         loop {
             match self.state.as_mut().project() {
                 StateProj::Calling { attempt } => {
-                    let result = match self.call.lend(|| attempt.poll(cx)) {
+                    let result = match self.scope.run(|| attempt.poll(cx)) {
                         Poll::Ready(result) => result.map_err(Into::into),
-                        Poll::Pending => {
-                            let timeout = self.policy.config().attempt_timeout();
-                            let limit = self.limit(timeout);
-                            let Some(limit) = limit else {
-                                return Poll::Pending;
-                            };
-                            ready!(self.timer.as_mut().poll_until(limit.at(), cx));
-                            match limit {
-                                Limit::Call(_) => return Poll::Ready(Err(self.expire())),
-                                Limit::Attempt(_) => {
-                                    self.abandon(DropReason::AttemptTimeout);
-                                    Err(AttemptTimedOut::new(timeout.unwrap_or_default()).into())
-                                }
+                        Poll::Pending => match ready!(self.poll_limit(*self.attempt_timeout, cx)) {
+                            Limit::Call(_) => return Poll::Ready(Err(self.expire())),
+                            Limit::Attempt(_) => {
+                                let state = Clear(&mut self.state);
+                                self.scope.drop_for(DropReason::AttemptTimeout, state);
+                                Err(AttemptTimedOut::new(self.attempt_timeout.unwrap_or_default()).into())
                             }
-                        }
+                        },
                     };
                     if let Some(answer) = self.ended(result) {
                         return Poll::Ready(answer);
@@ -179,18 +164,16 @@ where
                 }
                 StateProj::Waiting { until } => {
                     let until = *until;
-                    ready!(self.timer.as_mut().poll_until(until, cx));
+                    ready!(self.timer.poll_until(until, cx));
                     self.begin();
                 }
                 StateProj::Readying { at_once } => {
-                    let Some(again) = self.again.as_mut() else {
-                        unreachable!("an attempt is begun only with what it needs")
-                    };
-                    let failed = match self.call.lend(|| again.inner.poll_ready(cx)) {
+                    let again = self.again.as_mut().expect("an attempt is begun only with what it needs");
+                    let failed = match self.scope.run(|| again.inner.poll_ready(cx)) {
                         Poll::Ready(Ok(())) => {
                             if !*at_once {
                                 // The wait for readiness is no part of what the inner layers measure.
-                                self.call.next_attempt();
+                                self.scope.with(CallContext::next_attempt);
                             }
                             self.send();
                             continue;
@@ -198,16 +181,8 @@ where
                         Poll::Ready(Err(error)) => error.into(),
                         Poll::Pending => {
                             *at_once = false;
-                            let config = self.policy.config();
-                            let patience = match config.attempt_timeout() {
-                                Some(timeout) => timeout.min(config.ready_timeout()),
-                                None => config.ready_timeout(),
-                            };
-                            let Some(limit) = self.limit(Some(patience)) else {
-                                return Poll::Pending;
-                            };
-                            ready!(self.timer.as_mut().poll_until(limit.at(), cx));
-                            match limit {
+                            let patience = self.patience();
+                            match ready!(self.poll_limit(Some(patience), cx)) {
                                 Limit::Call(_) => return Poll::Ready(Err(self.expire())),
                                 Limit::Attempt(_) => NotReady::new(patience).into(),
                             }
@@ -223,56 +198,85 @@ where
         }
     }
 
-    /// The earlier of `patience` from the beginning of the attempt and the deadline.
-    fn limit(&self, patience: Option<Duration>) -> Option<Limit> {
+    /// Waits for the earlier of `patience` from the beginning of the attempt and the deadline; for ever if there is neither, as the call it is asked about
+    /// may then take as long as it likes.
+    fn poll_limit(&mut self, patience: Option<Duration>, cx: &mut Context<'_>) -> Poll<Limit> {
         let attempt = patience.map(|patience| *self.began + patience);
-        Limit::earlier(attempt, self.call.deadline())
+        match Limit::earlier(attempt, *self.deadline) {
+            Some(limit) => self.timer.poll_until(limit.at(), cx).map(|()| limit),
+            None => Poll::Pending,
+        }
+    }
+
+    /// How long a later attempt waits for readiness.
+    fn patience(&self) -> Duration {
+        let ready_timeout = self.retrying.as_ref().map(|retrying| retrying.policy.config().ready_timeout());
+        let ready_timeout = ready_timeout.expect("a later attempt follows a failed one");
+        self.attempt_timeout.map_or(ready_timeout, |timeout| timeout.min(ready_timeout))
     }
 
     /// Another attempt, beginning with the wait for readiness.
     fn begin(&mut self) {
-        self.call.next_attempt();
-        *self.began = self.call.lend(|| CallContext::attempt_started(clock));
-        *self.picked = Picked::now(self.call);
-        self.policy.begin();
-        let expired = self.call.deadline().is_some_and(|deadline| deadline < *self.began);
+        self.scope.with(CallContext::next_attempt);
+        *self.began = self.scope.with(|call| call.start(clock)).unwrap_or_else(clock);
+        let tried = self.scope.with(|call| call.tried()).unwrap_or_default();
+        if let Some(retrying) = self.retrying {
+            retrying.tried_before = tried;
+            retrying.policy.begin();
+        }
+        let expired = self.deadline.is_some_and(|deadline| deadline < *self.began);
         self.state.set(if expired { State::Expired } else { State::Readying { at_once: true } });
     }
 
     /// Calls the inner service that has just become ready.
     fn send(&mut self) {
-        let (call, again) = (&mut *self.call, &mut *self.again);
+        let (scope, again) = (&mut *self.scope, &mut *self.again);
         let attempt = again.as_mut().and_then(|again| {
             let next = again.next.take()?;
-            Some(call.lend(|| again.inner.call(next)))
+            Some(scope.run(|| again.inner.call(next)))
         });
-        let Some(attempt) = attempt else { unreachable!("an attempt is begun only with what it needs") };
+        let attempt = attempt.expect("an attempt is begun only with what it needs");
         self.state.set(State::Calling { attempt });
     }
 
     /// An attempt has ended with `result`: the answer to the call, or none if another attempt follows.
     fn ended(&mut self, result: Result<S::Response, BoxError>) -> Option<Result<S::Response, BoxError>> {
-        // The next retry does not compete with this one.
-        *self.permit = None;
-        let Some(mut again) = self.again.take() else {
-            return Some(self.answer(result));
+        let verdict = match self.again {
+            Some(again) => judge(&again.parts.classifier, result.as_ref().map_err(|error| &**error)),
+            None => return Some(self.answer(result)),
         };
-        let parts = again.parts.clone();
-        let verdict = judge(&parts.classifier, result.as_ref().map_err(|error| &**error));
-        if verdict.retry == MayRetry::Never && (result.is_ok() || self.policy.attempts() == 1) {
+        let attempts = self.retrying.as_ref().map_or(1, |retrying| retrying.policy.attempts());
+        if verdict.retry == MayRetry::Never && (result.is_ok() || attempts == 1) {
             return Some(self.answer(result));
         }
+        self.failed(verdict, result)
+    }
 
-        let now = self.call.ended().unwrap_or_else(clock);
+    #[cold]
+    fn failed(
+        &mut self,
+        verdict: Verdict,
+        result: Result<S::Response, BoxError>,
+    ) -> Option<Result<S::Response, BoxError>> {
+        let (now, tried) = self.scope.with(|call| (call.ended(), call.tried())).unwrap_or_default();
+        let now = now.unwrap_or_else(clock);
+        let mut again = self.again.take().expect("only a call that can be sent again gets here");
+        let parts = again.parts.clone();
+        let retrying = self.retrying.get_or_insert_with(|| {
+            let policy = RetryPolicy::new(*parts.config.snapshot());
+            Box::new(Retrying { policy, tried_before: Tried::default(), permit: None })
+        });
+        // The next retry does not compete with this one.
+        retrying.permit = None;
         let failed = Failed {
             now,
-            deadline: self.call.deadline(),
+            deadline: *self.deadline,
             verdict,
             idempotent: again.idempotent,
-            new_endpoint: self.picked.is_new(self.call),
+            new_endpoint: is_new(tried, retrying.tried_before),
             chance: Chance::Raw(fastrand::u64(..)),
         };
-        let decision = self.policy.decide(&failed, || {
+        let decision = retrying.policy.decide(&failed, || {
             again.next = again.spare.as_ref().and_then(|spare| parts.replay.copy(spare));
             again.next.is_some()
         });
@@ -283,16 +287,16 @@ where
         let Some(permit) = parts.budget.withdraw(now) else {
             return Some(self.give_up(StopReason::Budget, verdict, result));
         };
-        tracing::debug!(attempts = self.policy.attempts(), ?after, "sending again");
-        if !self.policy.attempts_left_after_next() {
+        tracing::debug!(attempts = retrying.policy.attempts(), ?after, "sending again");
+        if !retrying.policy.attempts_left_after_next() {
             again.spare = None;
         }
-        *self.permit = Some(permit);
+        retrying.permit = Some(permit);
         *self.again = Some(again);
 
         // What failed holds connections and permits: it goes before the wait.
-        let (call, state) = (&mut *self.call, &mut self.state);
-        call.lend(|| {
+        let (scope, state) = (&mut *self.scope, &mut self.state);
+        scope.run(|| {
             drop(result);
             state.set(State::Waiting { until: now + after });
         });
@@ -308,7 +312,7 @@ where
         verdict: Verdict,
         result: Result<S::Response, BoxError>,
     ) -> Result<S::Response, BoxError> {
-        let attempts = self.policy.attempts();
+        let attempts = self.retrying.as_ref().map_or(1, |retrying| retrying.policy.attempts());
         tracing::debug!(attempts, %reason, "not sending again");
         // After a single attempt only what could have been otherwise is worth telling.
         let told = attempts > 1
@@ -321,50 +325,24 @@ where
 
     /// The call is over.
     fn answer(&mut self, result: Result<S::Response, BoxError>) -> Result<S::Response, BoxError> {
-        self.finish();
-        if let Some(at) = self.call.ended() {
-            CallContext::attempt_ended(*self.first_began, || at);
-        }
+        self.state.set(State::Done);
+        *self.again = None;
+        *self.retrying = None;
         result
     }
 
-    /// The time of the whole call is over.
+    /// The time of the whole call is over: drops what is under way and tells its guards why.
     fn expire(&mut self) -> BoxError {
-        self.abandon(DropReason::DeadlineExceeded);
-        self.finish();
+        let again = self.again.take();
+        self.scope.drop_for(DropReason::DeadlineExceeded, (Clear(&mut self.state), again));
+        *self.retrying = None;
         DeadlineExceeded::new().into()
-    }
-
-    /// Drops the attempt under way, or the place in a queue for one, and tells its guards why.
-    fn abandon(&mut self, reason: DropReason) {
-        let again = match reason {
-            DropReason::DeadlineExceeded => self.again.take(),
-            _ => None,
-        };
-        self.call.drop_for(reason, (Clear(&mut self.state), again));
-    }
-
-    fn finish(&mut self) {
-        self.state.set(State::Done);
-        *self.again = None;
-        *self.permit = None;
     }
 }
 
-/// How far the list of endpoints tried went when an attempt began.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Picked(Tried);
-
-impl Picked {
-    pub(super) fn now(call: &CallContext) -> Self {
-        Self(call.tried())
-    }
-
-    /// Whether the attempt since went to an endpoint not tried before. A list that is full forgets its first, so its length alone does not tell.
-    pub(super) fn is_new(&self, call: &CallContext) -> bool {
-        let now = call.tried();
-        now != self.0 && now.keys().split_last().is_some_and(|(last, before)| !before.contains(last))
-    }
+/// Whether the last of the endpoints `tried` is one that had not been tried `before`, so that there may be yet another.
+pub(super) fn is_new(tried: Tried, before: Tried) -> bool {
+    tried != before && tried.keys().split_last().is_some_and(|(last, earlier)| !earlier.contains(last))
 }
 
 impl<S, C, R, Req> fmt::Debug for RetryFuture<S, C, R, Req>
@@ -373,6 +351,6 @@ where
     S: Service<R::Sent>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RetryFuture").field("attempts", &self.policy.attempts()).finish_non_exhaustive()
+        f.debug_struct("RetryFuture").field("deadline", &self.deadline).finish_non_exhaustive()
     }
 }

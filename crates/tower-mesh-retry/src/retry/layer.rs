@@ -1,8 +1,7 @@
 use std::fmt;
-use std::sync::Arc;
 
 use tower_layer::Layer;
-use tower_mesh_core::Live;
+use tower_mesh_core::{Live, Sharded};
 
 use super::service::{Parts, Retry};
 use crate::budget::RetryBudget;
@@ -44,6 +43,11 @@ impl<C: Clone> RetryLayer<C> {
 }
 
 impl<C, R> RetryLayer<C, R> {
+    /// The same configuration and budget, with another judgement on what is a failure.
+    pub fn classify<C2>(self, classifier: C2) -> RetryLayer<C2, R> {
+        RetryLayer { config: self.config, budget: self.budget, classifier, replay: self.replay }
+    }
+
     /// Asks `replay` which requests can be sent twice.
     pub fn replay<R2>(self, replay: R2) -> RetryLayer<C, R2> {
         RetryLayer { config: self.config, budget: self.budget, classifier: self.classifier, replay }
@@ -55,7 +59,7 @@ impl<C, R> RetryLayer<C, R> {
         self
     }
 
-    /// The configuration cell of all services made by this layer. A call keeps the configuration it began with.
+    /// The configuration cell of all services made by this layer. A call takes its attempt timeout when it begins and the rest at its first failure.
     pub fn live(&self) -> &Live<RetryConfig> {
         &self.config
     }
@@ -71,11 +75,12 @@ impl<S, C: Clone, R: Clone> Layer<S> for RetryLayer<C, R> {
 
     fn layer(&self, inner: S) -> Self::Service {
         let parts = Parts {
+            config: self.config.clone(),
             budget: self.budget.clone(),
             classifier: self.classifier.clone(),
             replay: self.replay.clone(),
         };
-        Retry::new(inner, self.config.reader(), Arc::new(parts))
+        Retry::new(inner, self.config.reader(), Sharded::new(parts))
     }
 }
 

@@ -1,15 +1,13 @@
 use std::fmt;
 use std::mem;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tower_mesh_core::{BoxError, CallContext, Classify, LiveReader, Replay};
+use tower_mesh_core::{BoxError, CallScope, Classify, Live, LiveReader, Replay, Sharded};
 use tower_service::Service;
 
 use super::future::{Again, RetryFuture};
 use crate::budget::RetryBudget;
 use crate::config::RetryConfig;
-use crate::policy::decision::RetryPolicy;
 use crate::timer::clock;
 
 /// Made by [`RetryLayer`](crate::RetryLayer).
@@ -22,18 +20,19 @@ use crate::timer::clock;
 pub struct Retry<S, C, R = C> {
     inner: S,
     config: LiveReader<RetryConfig>,
-    parts: Arc<Parts<C, R>>,
+    parts: Sharded<Parts<C, R>>,
 }
 
 /// What all calls share.
 pub(super) struct Parts<C, R> {
+    pub(super) config: Live<RetryConfig>,
     pub(super) budget: RetryBudget,
     pub(super) classifier: C,
     pub(super) replay: R,
 }
 
 impl<S, C, R> Retry<S, C, R> {
-    pub(super) fn new(inner: S, config: LiveReader<RetryConfig>, parts: Arc<Parts<C, R>>) -> Self {
+    pub(super) fn new(inner: S, config: LiveReader<RetryConfig>, parts: Sharded<Parts<C, R>>) -> Self {
         Self { inner, config, parts }
     }
 
@@ -78,22 +77,25 @@ where
         let clone = self.inner.clone();
         let mut inner = mem::replace(&mut self.inner, clone);
 
-        let policy = RetryPolicy::new(**self.config.get());
         let Parts { budget, replay, .. } = &*self.parts;
+        let config = self.config.get();
+        let attempt_timeout = config.attempt_timeout();
         let sent = replay.prepare(request);
         let idempotent = replay.is_idempotent(&sent);
-        let spare = if policy.attempts_left() { replay.copy(&sent) } else { None };
+        let spare = if config.max_attempts() > 1 { replay.copy(&sent) } else { None };
 
-        let mut call = CallContext::inherit();
-        let deadline = call.deadline();
-        let (started, attempt) = call.lend(|| {
-            let now = CallContext::attempt_started(clock);
-            budget.deposit(now);
-            let expired = deadline.is_some_and(|deadline| deadline <= now);
-            (now, (!expired).then(|| inner.call(sent)))
+        let mut scope = CallScope::join();
+        let known = scope.with(|call| (call.deadline(), call.start(clock)));
+        let (deadline, now) = known.unwrap_or_else(|| (None, clock()));
+        budget.deposit(now);
+        let expired = deadline.is_some_and(|deadline| deadline <= now);
+        let attempt = (!expired).then(|| scope.run(|| inner.call(sent)));
+        let again = spare.map(|spare| {
+            // As with the inner service, what goes with the call is what this had: the clone counts on the thread that calls now.
+            let clone = self.parts.clone();
+            Again::new(inner, spare, idempotent, mem::replace(&mut self.parts, clone))
         });
-        let again = spare.map(|spare| Again::new(inner, spare, idempotent, self.parts.clone()));
-        RetryFuture::new(attempt, started, call, policy, again)
+        RetryFuture::new(attempt, now, scope, deadline, attempt_timeout, again)
     }
 }
 

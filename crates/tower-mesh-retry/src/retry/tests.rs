@@ -314,14 +314,14 @@ async fn the_refused_go_to_each_new_endpoint_at_once_and_then_wait() {
 fn a_full_list_of_endpoints_tried_still_tells_what_is_new() {
     let mut call = CallContext::new();
     for endpoint in 1..=20 {
-        let before = future::Picked::now(&call);
-        assert!(!before.is_new(&call));
+        let before = call.tried();
+        assert!(!future::is_new(call.tried(), before));
         call.add_tried(endpoint);
-        assert!(before.is_new(&call));
+        assert!(future::is_new(call.tried(), before));
     }
-    let before = future::Picked::now(&call);
+    let before = call.tried();
     call.add_tried(18);
-    assert!(!before.is_new(&call));
+    assert!(!future::is_new(call.tried(), before));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,19 @@
+#![doc = include_str!("../README.md")]
+
+mod config;
+mod error;
+mod guard;
+mod layer;
+pub mod policy;
+mod prober;
+mod registry;
+mod status;
+mod watch;
+
+pub use config::{HealthConfig, HealthConfigBuilder};
+pub use error::Unhealthy;
+pub use guard::{GuardLayer, Guarded, GuardedFuture};
+pub use layer::HealthLayer;
+pub use prober::Prober;
+pub use status::{EndpointHealth, Transition};
+pub use watch::WatchLayer;

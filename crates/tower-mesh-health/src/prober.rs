@@ -1,0 +1,363 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{AbortHandle, BoxFuture, abortable};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::time::Sleep;
+use tower_mesh_core::probe::{ProbeFailure, Probed};
+use tower_mesh_core::{EndpointHandle, LiveReader, Probe, Reason, Tick};
+
+use crate::config::HealthConfig;
+use crate::policy::{HealthState, Machine, Sample, Step, lengthen};
+use crate::registry::{Registration, Serial, Shared};
+use crate::status::{Last, Transition, Words};
+
+/// Does the checking: a future to spawn or to poll, made by [`HealthLayer::new`](crate::HealthLayer::new). It must run inside a tokio
+/// runtime with time.
+///
+/// It checks each endpoint once, however many stacks watch it, and never twice at a time; each check is bounded by its timeout and delays no
+/// other. An endpoint that is draining is left alone, and keeps its last verdict, until it is no longer. A check under way keeps the record
+/// of its endpoint to its end. It spawns nothing.
+///
+/// It ends when the last [`HealthLayer`](crate::HealthLayer) is gone and nothing is watched any more but what is draining. Dropped before, it
+/// ends the checks under way and forgets what it found: every endpoint is unknown again, because nobody is left who would bring one back.
+pub struct Prober {
+    shared: Arc<Shared>,
+    reader: LiveReader<HealthConfig>,
+    config: HealthConfig,
+    probe: Arc<dyn AnyProbe>,
+    listener: Option<Listener>,
+    watched: BTreeMap<Serial, Watched>,
+    /// When those are due that are not being checked.
+    agenda: BTreeSet<(Tick, Serial)>,
+    checks: FuturesUnordered<BoxFuture<'static, Ended>>,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+type Listener = Box<dyn Fn(&Transition) + Send>;
+
+/// One endpoint under observation.
+struct Watched {
+    registration: Weak<Registration>,
+    machine: Machine,
+    phase: Phase,
+}
+
+impl Watched {
+    /// The registration and the endpoint, if they are still there.
+    fn live(&self) -> Option<(Arc<Registration>, EndpointHandle)> {
+        let registration = self.registration.upgrade()?;
+        let endpoint = registration.endpoint()?;
+        Some((registration, endpoint))
+    }
+}
+
+enum Phase {
+    /// It is in the agenda for this time.
+    Due(Tick),
+    /// As `Due`; it was draining when last looked at.
+    Paused(Tick),
+    /// A check is under way.
+    Checking(AbortHandle),
+}
+
+/// A check that is over.
+struct Ended {
+    serial: Serial,
+    began: Tick,
+    ended: Tick,
+    result: Result<Probed, ProbeFailure>,
+}
+
+impl Prober {
+    pub(crate) fn new(shared: Arc<Shared>, probe: impl Probe) -> Self {
+        let mut reader = shared.config.reader();
+        let config = **reader.get();
+        Self {
+            shared,
+            reader,
+            config,
+            probe: Arc::new(probe),
+            listener: None,
+            watched: BTreeMap::new(),
+            agenda: BTreeSet::new(),
+            checks: FuturesUnordered::new(),
+            sleep: None,
+        }
+    }
+
+    /// Tells `listener` of every change of state, in order, after it is in force. It runs on the prober's task and should be quick; if it
+    /// panics, the prober goes on.
+    pub fn on_transition(mut self, listener: impl Fn(&Transition) + Send + 'static) -> Self {
+        self.listener = Some(Box::new(listener));
+        self
+    }
+
+    fn follow_config(&mut self, now: Tick) {
+        let config = **self.reader.get();
+        if config == self.config {
+            return;
+        }
+        self.config = config;
+        // Nobody waits longer than the new configuration would have it.
+        for (&serial, watched) in &mut self.watched {
+            let step = Step {
+                from: watched.machine.state(),
+                to: watched.machine.state(),
+                pending: watched.machine.is_pending(),
+            };
+            let latest = now + config.cadence().after(step, true);
+            if let Phase::Due(at) | Phase::Paused(at) = &mut watched.phase
+                && *at > latest
+            {
+                self.agenda.remove(&(*at, serial));
+                *at = latest;
+                self.agenda.insert((latest, serial));
+            }
+        }
+    }
+
+    fn follow_registry(&mut self, now: Tick) {
+        let changes = self.shared.take_changes();
+        for serial in changes.removed {
+            self.forget(serial);
+        }
+        for (serial, registration) in changes.added {
+            let spread = self.config.initial_spread();
+            let due = now + lengthen(Duration::ZERO, spread, fastrand::u64(..));
+            self.agenda.insert((due, serial));
+            self.watched
+                .insert(serial, Watched { registration, machine: Machine::new(), phase: Phase::Due(due) });
+        }
+    }
+
+    fn forget(&mut self, serial: Serial) {
+        match self.watched.remove(&serial).map(|watched| watched.phase) {
+            Some(Phase::Due(at) | Phase::Paused(at)) => {
+                self.agenda.remove(&(at, serial));
+            }
+            Some(Phase::Checking(check)) => check.abort(),
+            None => {}
+        }
+    }
+
+    /// Begins what is due, as far as the bound allows; whether it began anything.
+    fn begin_due(&mut self, now: Tick) -> bool {
+        let mut began = false;
+        while self.has_room()
+            && let Some(&(at, serial)) = self.agenda.first()
+            && at <= now
+        {
+            self.agenda.pop_first();
+            began |= self.begin(serial, now);
+        }
+        began
+    }
+
+    fn begin(&mut self, serial: Serial, now: Tick) -> bool {
+        let Some(watched) = self.watched.get_mut(&serial) else {
+            return false;
+        };
+        let Some((_, endpoint)) = watched.live() else {
+            self.watched.remove(&serial);
+            return false;
+        };
+        if endpoint.availability().contains(Reason::Draining) {
+            let again = now + self.config.interval();
+            watched.phase = Phase::Paused(again);
+            self.agenda.insert((again, serial));
+            return false;
+        }
+        let check = bounded(self.probe.clone().check(endpoint), self.config.timeout());
+        let (check, handle) = abortable(check);
+        watched.phase = Phase::Checking(handle);
+        self.checks.push(
+            async move {
+                let result = check
+                    .await
+                    .unwrap_or_else(|_aborted| Err(ProbeFailure::unreachable("no longer watched")));
+                Ended { serial, began: now, ended: clock(), result }
+            }
+            .boxed(),
+        );
+        true
+    }
+
+    /// Takes in a check that is over: judges it, publishes, plans the next, and then tells.
+    fn conclude(&mut self, check: Ended) {
+        let Ended { serial, began, ended, result } = check;
+        let Some(watched) = self.watched.get_mut(&serial) else {
+            return; // Forgotten while it was under way.
+        };
+        let Some((registration, endpoint)) = watched.live() else {
+            self.watched.remove(&serial);
+            return;
+        };
+        let (rise, fall) = self.config.thresholds();
+        let step = watched.machine.record(Sample::of(&result), rise, fall);
+        publish(&endpoint, step, result.is_ok().then_some(began));
+        let last = Last { ended, rtt: ended.since(began), result };
+        let transition = step.is_change().then(|| Transition {
+            endpoint: endpoint.clone(),
+            from: step.from,
+            to: step.to,
+            at: ended,
+            reason: Words { machine: watched.machine, thresholds: (rise.get(), fall.get()), last: &last }
+                .to_string(),
+        });
+        registration.report().update(watched.machine, last, &self.config);
+
+        let traffic = endpoint.counts().started > 0;
+        let interval = self.config.cadence().after(step, traffic);
+        let jitter = interval.mul_f64(self.config.jitter().as_f64());
+        let due = ended + lengthen(interval, jitter, fastrand::u64(..));
+        watched.phase = Phase::Due(due);
+        self.agenda.insert((due, serial));
+
+        if let Some(transition) = transition {
+            self.tell(&transition);
+        }
+    }
+
+    fn tell(&self, transition: &Transition) {
+        tracing::info!(
+            endpoint = %transition.endpoint().id(),
+            from = transition.from().as_str(),
+            to = transition.to().as_str(),
+            reason = transition.reason(),
+            "endpoint health changed"
+        );
+        if let Some(listener) = &self.listener
+            && catch_unwind(AssertUnwindSafe(|| listener(transition))).is_err()
+        {
+            tracing::error!("the listener for health transitions panicked");
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.checks.len() < self.config.max_concurrent()
+    }
+
+    fn is_done(&self) -> bool {
+        let idle = |watched: &Watched| matches!(watched.phase, Phase::Paused(_));
+        self.shared.is_closed() && self.watched.values().all(idle)
+    }
+
+    /// Waits until `at`; ready when it has come.
+    fn poll_until(&mut self, at: Tick, cx: &mut Context<'_>) -> Poll<()> {
+        let at = tokio::time::Instant::from_std(at.instant());
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        if sleep.deadline() != at {
+            sleep.as_mut().reset(at);
+        }
+        sleep.as_mut().poll(cx)
+    }
+}
+
+impl Future for Prober {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        // First of all: what changes from here on wakes us.
+        this.shared.prober.register(cx.waker());
+        loop {
+            let now = clock();
+            this.follow_config(now);
+            this.follow_registry(now);
+            while let Poll::Ready(Some(check)) = this.checks.poll_next_unpin(cx) {
+                this.conclude(check);
+            }
+            if this.is_done() {
+                return Poll::Ready(());
+            }
+            if this.begin_due(now) {
+                continue; // They have not been polled yet.
+            }
+            match this.agenda.first() {
+                // Without room, the next check that ends wakes us.
+                Some(&(at, _)) if this.has_room() => ready!(this.poll_until(at, cx)),
+                _ => return Poll::Pending,
+            }
+        }
+    }
+}
+
+impl Drop for Prober {
+    fn drop(&mut self) {
+        self.shared.prober_gone(clock());
+    }
+}
+
+impl fmt::Debug for Prober {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prober")
+            .field("config", &self.config)
+            .field("watched", &self.watched.len())
+            .field("checking", &self.checks.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Puts what a check said where the balancer and the breaker read it. `passed` is when a check that passed began.
+fn publish(endpoint: &EndpointHandle, step: Step, passed: Option<Tick>) {
+    if let Some(began) = passed {
+        endpoint.hint_recovery(began);
+    }
+    if !step.is_change() {
+        return;
+    }
+    if step.is_recovery() {
+        // What was measured while it was bad would keep traffic away from it now that it is good.
+        endpoint.forget_latency();
+    }
+    match step.to {
+        HealthState::Unhealthy => {
+            endpoint.set(Reason::ProbeDown);
+            endpoint.clear(Reason::Degraded);
+        }
+        HealthState::Degraded => {
+            endpoint.set(Reason::Degraded);
+            endpoint.clear(Reason::ProbeDown);
+        }
+        HealthState::Healthy | HealthState::Unknown => {
+            endpoint.clear(Reason::ProbeDown);
+            endpoint.clear(Reason::Degraded);
+        }
+    }
+}
+
+/// A check that ends within `timeout`, whatever the probe does short of blocking.
+async fn bounded(
+    check: BoxFuture<'static, Result<Probed, ProbeFailure>>,
+    timeout: Duration,
+) -> Result<Probed, ProbeFailure> {
+    let check = AssertUnwindSafe(tokio::time::timeout(timeout, check)).catch_unwind();
+    match check.await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_elapsed)) => Err(ProbeFailure::unreachable(format!("no answer within {timeout:?}"))),
+        Err(_panic) => Err(ProbeFailure::unreachable("the probe panicked")),
+    }
+}
+
+/// Any [`Probe`], so that neither the layer nor the prober has to name its type.
+trait AnyProbe: Send + Sync {
+    fn check(self: Arc<Self>, endpoint: EndpointHandle) -> BoxFuture<'static, Result<Probed, ProbeFailure>>;
+}
+
+impl<P: Probe> AnyProbe for P {
+    fn check(self: Arc<Self>, endpoint: EndpointHandle) -> BoxFuture<'static, Result<Probed, ProbeFailure>> {
+        async move { self.probe(&endpoint).await }.boxed()
+    }
+}
+
+/// The layer's clock: tokio's, so that a paused one reaches it.
+pub(crate) fn clock() -> Tick {
+    Tick::of(tokio::time::Instant::now().into_std())
+}

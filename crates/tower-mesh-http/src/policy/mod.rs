@@ -1,0 +1,6 @@
+//! What answers and errors mean: pure functions, to which the time is an argument.
+
+pub mod error;
+pub mod grpc;
+pub mod retry_after;
+pub mod status;

@@ -1,0 +1,308 @@
+//! The configuration of a mesh: one typed tree, from TOML, JSON or code.
+//!
+//! Strict: an unknown field, a wrong type, a duration without a unit or a value out of range is a mistake, and all mistakes of a file
+//! come in one answer, each with its path, what was found and what is allowed.
+//!
+//! ```toml
+//! start_timeout = "10s"            # how long `Mesh::start` waits for each required service
+//!
+//! [defaults.retry]                 # any table of a service may stand under `defaults`, for all services
+//! max_delay = "5s"
+//!
+//! [services.users]
+//! endpoints = ["10.0.0.1:8080", "10.0.0.2:8080"]   # or: resolver = "name of one given to the builder"
+//! required = true                  # without it, `Mesh::start` does not wait for the service
+//!
+//! [services.users.deadline]        # the whole call
+//! timeout = "15s"
+//! [services.users.retry]
+//! max_attempts = 3
+//! base_delay = "1s"
+//! max_delay = "15s"
+//! attempt_timeout = "2s"
+//! [services.users.budget]
+//! ratio = 0.2
+//! [services.users.breaker]
+//! failure_threshold = 0.5
+//! reset_timeout = "30s"
+//! [services.users.health]          # present: endpoints are probed
+//! path = "/healthz"
+//! [services.users.discovery]
+//! ready_timeout = "3s"
+//! ```
+//!
+//! The fields of the tables are those of the layers' configurations:
+//! [`DeadlineConfig`], [`RetryConfig`], [`BudgetConfig`], [`BreakerConfig`], [`HealthConfig`], [`DiscoveryConfig`]. Where the mesh's
+//! default differs from the layer's it is told at [`ServiceConfig`].
+
+mod read;
+mod tree;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use tower_mesh_breaker::BreakerConfig;
+use tower_mesh_core::error::{InvalidConfig, Mistake};
+use tower_mesh_core::{Endpoint, ServiceName};
+use tower_mesh_discovery::DiscoveryConfig;
+use tower_mesh_health::HealthConfig;
+use tower_mesh_retry::{BudgetConfig, DeadlineConfig, RetryConfig};
+
+/// The configuration of a mesh. See the [module](self) for its form as a file.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub(crate) start_timeout: Duration,
+    pub(crate) services: BTreeMap<ServiceName, ServiceConfig>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { start_timeout: Self::START_TIMEOUT, services: BTreeMap::new() }
+    }
+}
+
+impl Config {
+    /// How long [`Mesh::start`](crate::Mesh::start) waits for each required service, unless the configuration says otherwise: 10 s.
+    pub const START_TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// A configuration without services, to be filled in code.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reads a file; `.json` is JSON, everything else TOML.
+    ///
+    /// # Errors
+    /// When the file cannot be read or parsed, and when anything in it is wrong.
+    pub fn from_path(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::Unreadable { path: path.display().to_string(), error })?;
+        if path.extension().is_some_and(|extension| extension == "json") {
+            Self::from_json(&text)
+        } else {
+            Self::from_toml(&text)
+        }
+    }
+
+    /// Reads TOML.
+    ///
+    /// # Errors
+    /// When it cannot be parsed, and when anything in it is wrong.
+    pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
+        let tree = toml::from_str(text).map_err(|error| ConfigError::Malformed(error.into()))?;
+        Ok(tree::read(&tree)?)
+    }
+
+    /// Reads JSON.
+    ///
+    /// # Errors
+    /// When it cannot be parsed, and when anything in it is wrong.
+    pub fn from_json(text: &str) -> Result<Self, ConfigError> {
+        let tree = serde_json::from_str(text).map_err(|error| ConfigError::Malformed(error.into()))?;
+        Ok(tree::read(&tree)?)
+    }
+
+    /// Adds a service, or replaces the one of its name.
+    pub fn service(mut self, name: ServiceName, service: ServiceConfig) -> Self {
+        self.services.insert(name, service);
+        self
+    }
+
+    /// Sets how long [`Mesh::start`](crate::Mesh::start) waits for each required service.
+    pub fn start_timeout(mut self, timeout: Duration) -> Self {
+        self.start_timeout = timeout;
+        self
+    }
+}
+
+/// One service.
+///
+/// | table | default in a mesh |
+/// |---|---|
+/// | `deadline` | 15 s for the whole call |
+/// | `retry` | 3 attempts, 1 s base delay, 15 s largest delay, full jitter |
+/// | `budget` | 20 % of the traffic, at least 10 retries a second and 3 at a time |
+/// | `breaker` | opens at a failure rate of 0.5, `reset_timeout` 30 s (the layer's own is 5 s) |
+/// | `health` | none: endpoints are not probed |
+/// | `discovery` | as the layer's |
+#[derive(Debug, Clone)]
+pub struct ServiceConfig {
+    pub(crate) source: SourceConfig,
+    pub(crate) required: bool,
+    pub(crate) discovery: DiscoveryConfig,
+    pub(crate) deadline: DeadlineConfig,
+    pub(crate) retry: RetryConfig,
+    pub(crate) budget: BudgetConfig,
+    pub(crate) breaker: BreakerConfig,
+    pub(crate) health: Option<HealthSettings>,
+}
+
+/// Where a service's endpoints come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum SourceConfig {
+    Endpoints(Vec<Endpoint>),
+    Resolver(String),
+}
+
+/// Active probes of a service's endpoints.
+#[derive(Debug, Clone)]
+pub(crate) struct HealthSettings {
+    pub(crate) config: HealthConfig,
+    /// For an HTTP probe; none if the service's probe is given to the builder.
+    pub(crate) path: Option<String>,
+}
+
+impl ServiceConfig {
+    /// A service whose endpoints the resolver knows that is given to the builder under this name.
+    pub fn resolved_by(resolver: impl Into<String>) -> Self {
+        Self::new(SourceConfig::Resolver(resolver.into()))
+    }
+
+    /// A service with these endpoints. That the list is not empty and names none twice is checked when the mesh is built.
+    pub fn with_endpoints(endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
+        Self::new(SourceConfig::Endpoints(endpoints.into_iter().collect()))
+    }
+
+    fn new(source: SourceConfig) -> Self {
+        Self {
+            source,
+            required: true,
+            discovery: DiscoveryConfig::default(),
+            deadline: DeadlineConfig::default(),
+            retry: RetryConfig::default(),
+            budget: BudgetConfig::default(),
+            breaker: Self::breaker_builder().build().expect("the mesh's defaults are right"),
+            health: None,
+        }
+    }
+
+    /// The breaker's defaults in a mesh.
+    pub(crate) fn breaker_builder() -> tower_mesh_breaker::BreakerConfigBuilder {
+        BreakerConfig::builder().reset_timeout(Duration::from_secs(30))
+    }
+
+    /// Whether [`Mesh::start`](crate::Mesh::start) fails if the service cannot be resolved. Default true.
+    pub fn required(mut self, required: bool) -> Self {
+        self.required = required;
+        self
+    }
+
+    /// Waiting for endpoints, and judging their load.
+    pub fn discovery(mut self, config: DiscoveryConfig) -> Self {
+        self.discovery = config;
+        self
+    }
+
+    /// The bound on the whole call.
+    pub fn deadline(mut self, config: DeadlineConfig) -> Self {
+        self.deadline = config;
+        self
+    }
+
+    /// Attempts and the waits between them.
+    pub fn retry(mut self, config: RetryConfig) -> Self {
+        self.retry = config;
+        self
+    }
+
+    /// How much retries may add to the traffic.
+    pub fn budget(mut self, config: BudgetConfig) -> Self {
+        self.budget = config;
+        self
+    }
+
+    /// When an endpoint's circuit opens.
+    pub fn breaker(mut self, config: BreakerConfig) -> Self {
+        self.breaker = config;
+        self
+    }
+
+    /// Probes the endpoints, with the probe that the builder is given for this service.
+    pub fn health(mut self, config: HealthConfig) -> Self {
+        self.health = Some(HealthSettings { config, path: None });
+        self
+    }
+
+    /// Probes the endpoints by asking for `path` over HTTP.
+    #[cfg(feature = "http")]
+    pub fn http_health(mut self, config: HealthConfig, path: impl Into<String>) -> Self {
+        self.health = Some(HealthSettings { config, path: Some(path.into()) });
+        self
+    }
+
+    /// What is wrong with it on its own.
+    pub(crate) fn mistakes(&self) -> Vec<Mistake> {
+        let SourceConfig::Endpoints(endpoints) = &self.source else { return Vec::new() };
+        let mut mistakes = Vec::new();
+        if endpoints.is_empty() {
+            mistakes.push(Mistake::new("endpoints", "an empty list", "at least one endpoint, or a resolver"));
+        }
+        for (i, endpoint) in endpoints.iter().enumerate() {
+            if endpoints[..i].iter().any(|earlier| earlier.id() == endpoint.id()) {
+                let path = format!("endpoints[{i}]");
+                mistakes.push(Mistake::new(
+                    path,
+                    format_args!("{} again", endpoint.id()),
+                    "each endpoint once",
+                ));
+            }
+        }
+        mistakes
+    }
+}
+
+/// A configuration that is not used. Whatever was in use before stays.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    Unreadable {
+        /// Its path.
+        path: String,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// It is not TOML, or not JSON.
+    Malformed(tower_mesh_core::BoxError),
+    /// It says something that cannot be.
+    Invalid(InvalidConfig),
+}
+
+impl ConfigError {
+    /// The mistakes, if it could be read at all.
+    pub fn mistakes(&self) -> &[Mistake] {
+        match self {
+            Self::Invalid(invalid) => invalid.mistakes(),
+            Self::Unreadable { .. } | Self::Malformed(_) => &[],
+        }
+    }
+}
+
+impl From<InvalidConfig> for ConfigError {
+    fn from(invalid: InvalidConfig) -> Self {
+        Self::Invalid(invalid)
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable { path, error } => write!(f, "cannot read configuration {path}: {error}"),
+            Self::Malformed(error) => write!(f, "cannot parse configuration: {error}"),
+            Self::Invalid(invalid) => invalid.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Unreadable { error, .. } => Some(error),
+            Self::Malformed(error) => Some(&**error),
+            Self::Invalid(invalid) => Some(invalid),
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Reading a tree of values field by field, collecting every mistake on the way.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use tower_mesh_core::error::{InvalidConfig, Mistake};
+
+/// One table under reading. Each getter takes one field; [`finish`](Table::finish) calls what nobody took unknown.
+pub(super) struct Table<'a> {
+    path: String,
+    values: Option<&'a Map<String, Value>>,
+    known: BTreeSet<&'static str>,
+    mistakes: Vec<Mistake>,
+}
+
+impl<'a> Table<'a> {
+    /// The whole tree.
+    pub(super) fn root(value: &'a Value) -> Self {
+        let mut table =
+            Self { path: String::new(), values: None, known: BTreeSet::new(), mistakes: Vec::new() };
+        match value {
+            Value::Object(values) => table.values = Some(values),
+            other => table.mistakes.push(Mistake::new("configuration", shown(other), "a table")),
+        }
+        table
+    }
+
+    /// A table below this one; empty if it is not there.
+    pub(super) fn table(&mut self, key: &'static str) -> Table<'a> {
+        self.child(key, self.path_of(key))
+    }
+
+    /// Whether a field is there.
+    pub(super) fn has(&mut self, key: &'static str) -> bool {
+        self.known.insert(key);
+        self.values.is_some_and(|values| values.contains_key(key))
+    }
+
+    /// Tables with names of the user's own below this one.
+    pub(super) fn named_tables(&mut self, key: &'static str) -> Vec<(&'a str, Table<'a>)> {
+        let parent = self.table(key);
+        let path = parent.path.clone();
+        let names = parent.values.map(|values| values.iter()).into_iter().flatten();
+        let tables = names.map(|(name, value)| {
+            let path = format!("{path}.{name}");
+            let mut table = Table { path, values: None, known: BTreeSet::new(), mistakes: Vec::new() };
+            match value {
+                Value::Object(values) => table.values = Some(values),
+                other => table.mistakes.push(Mistake::new(table.path.clone(), shown(other), "a table")),
+            }
+            (name.as_str(), table)
+        });
+        let tables = tables.collect();
+        self.mistakes.extend(parent.mistakes);
+        tables
+    }
+
+    fn child(&mut self, key: &'static str, path: String) -> Table<'a> {
+        let mut table = Table { path, values: None, known: BTreeSet::new(), mistakes: Vec::new() };
+        match self.take(key) {
+            None => {}
+            Some(Value::Object(values)) => table.values = Some(values),
+            Some(other) => self.wrong(key, other, "a table"),
+        }
+        table
+    }
+
+    pub(super) fn text(&mut self, key: &'static str) -> Option<&'a str> {
+        match self.take(key)? {
+            Value::String(text) => Some(text),
+            other => self.no(key, other, "a text"),
+        }
+    }
+
+    pub(super) fn texts(&mut self, key: &'static str) -> Option<Vec<&'a str>> {
+        let found = self.take(key)?;
+        let Value::Array(values) = found else { return self.no(key, found, "a list of texts") };
+        let mut texts = Vec::new();
+        for (i, value) in values.iter().enumerate() {
+            match value {
+                Value::String(text) => texts.push(text.as_str()),
+                other => {
+                    let path = format!("{}[{i}]", self.path_of(key));
+                    self.mistakes.push(Mistake::new(path, shown(other), "a text"));
+                }
+            }
+        }
+        Some(texts)
+    }
+
+    pub(super) fn flag(&mut self, key: &'static str) -> Option<bool> {
+        match self.take(key)? {
+            Value::Bool(flag) => Some(*flag),
+            other => self.no(key, other, "true or false"),
+        }
+    }
+
+    pub(super) fn number(&mut self, key: &'static str) -> Option<f64> {
+        let value = self.take(key)?;
+        match value.as_f64() {
+            Some(number) => Some(number),
+            None => self.no(key, value, "a number"),
+        }
+    }
+
+    pub(super) fn count(&mut self, key: &'static str) -> Option<u32> {
+        let value = self.take(key)?;
+        match value.as_u64().and_then(|count| u32::try_from(count).ok()) {
+            Some(count) => Some(count),
+            None => self.no(key, value, "a whole number from 0 to 4294967295"),
+        }
+    }
+
+    pub(super) fn duration(&mut self, key: &'static str) -> Option<Duration> {
+        const ALLOWED: &str = "a duration with a unit, such as \"500ms\", \"2s\" or \"1m\"";
+        let value = self.take(key)?;
+        match value.as_str().map(humantime::parse_duration) {
+            Some(Ok(duration)) => Some(duration),
+            _ => self.no(key, value, ALLOWED),
+        }
+    }
+
+    /// One of a few words.
+    pub(super) fn word<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
+        let value = self.take(key)?;
+        let found = value.as_str().and_then(|text| words.iter().find(|(word, _)| *word == text));
+        match found {
+            Some((_, meaning)) => Some(*meaning),
+            None => {
+                let allowed: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
+                self.no(key, value, &allowed.join(", "))
+            }
+        }
+    }
+
+    /// Takes what a builder said of the fields of this table.
+    pub(super) fn checked<T>(&mut self, built: Result<T, InvalidConfig>) -> Option<T> {
+        match built {
+            Ok(value) => Some(value),
+            Err(invalid) => {
+                let own = invalid.mistakes().iter().cloned();
+                let path = self.path.clone();
+                self.mistakes.extend(own.map(|mistake| mistake.under(&path)));
+                None
+            }
+        }
+    }
+
+    pub(super) fn mistake(&mut self, key: &'static str, found: impl std::fmt::Display, allowed: &str) {
+        let path = self.path_of(key);
+        self.mistakes.push(Mistake::new(path, found, allowed));
+    }
+
+    /// Takes a mistake in a field of this table.
+    pub(super) fn add(&mut self, mistake: Mistake) {
+        self.mistakes.push(mistake.under(&self.path));
+    }
+
+    /// Takes the mistakes of a table below this one, whose reading is over.
+    pub(super) fn absorb(&mut self, table: Table<'a>) {
+        self.mistakes.extend(table.finish());
+    }
+
+    /// The mistakes in it and, as unknown, the fields that nobody asked for.
+    pub(super) fn finish(mut self) -> Vec<Mistake> {
+        let unknown = self.values.into_iter().flatten().filter(|(key, _)| !self.known.contains(key.as_str()));
+        let allowed: Vec<_> = self.known.iter().copied().collect();
+        let allowed = if allowed.is_empty() { "nothing".to_owned() } else { allowed.join(", ") };
+        let unknown: Vec<_> = unknown.map(|(key, _)| key.clone()).collect();
+        for key in unknown {
+            let path = if self.path.is_empty() { key } else { format!("{}.{key}", self.path) };
+            self.mistakes.push(Mistake::new(path, "an unknown field", allowed.clone()));
+        }
+        self.mistakes
+    }
+
+    fn take(&mut self, key: &'static str) -> Option<&'a Value> {
+        self.known.insert(key);
+        self.values?.get(key)
+    }
+
+    fn path_of(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    fn no<T>(&mut self, key: &'static str, found: &Value, allowed: &str) -> Option<T> {
+        self.wrong(key, found, allowed);
+        None
+    }
+
+    fn wrong(&mut self, key: &'static str, found: &Value, allowed: &str) {
+        self.mistake(key, shown(found), allowed);
+    }
+}
+
+/// A value as a mistake shows it: whole if it is short, by its kind if it is not.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Object(_) => "a table".to_owned(),
+        Value::Array(_) => "a list".to_owned(),
+        Value::String(text) if text.len() > 64 => format!("a text of {} bytes", text.len()),
+        other => other.to_string(),
+    }
+}

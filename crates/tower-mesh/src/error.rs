@@ -1,0 +1,155 @@
+//! The mesh's error: what a caller may know.
+
+use std::fmt;
+
+use tower_mesh_breaker::CircuitOpen;
+use tower_mesh_core::error::find;
+use tower_mesh_core::{BoxError, Operation, ServiceName};
+use tower_mesh_discovery::{NoEndpoints, NotDriven, NotReady};
+use tower_mesh_health::Unhealthy;
+use tower_mesh_retry::error::{AttemptTimedOut, DeadlineExceeded, RetriesExhausted};
+
+/// A call through the mesh that has no answer.
+///
+/// `Display` says what the caller of the mesh may know: the service, the operation and the kind, never an address or a credential. What
+/// the layers and the client said is in [`source`](std::error::Error::source), for the operator.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    service: String,
+    operation: Option<Operation>,
+    attempts: u32,
+    source: Option<BoxError>,
+}
+
+/// Why there is no answer.
+///
+/// | kind | cause | what the caller should do |
+/// |---|---|---|
+/// | `ServiceNotFound` | the mesh has no such service, or nothing was registered for it | mend the name or the configuration |
+/// | `WrongRequestType` | the service was registered for another request type | mend the call |
+/// | `ShuttingDown` | the mesh takes no more calls | stop |
+/// | `NotStarted` | [`Mesh::start`](crate::Mesh::start) has not been called, so nothing is resolved | start the mesh |
+/// | `NoEndpoints` | nothing to send to: not resolved, none there, or all unavailable | fail, or try later |
+/// | `CircuitOpen` | a circuit around the call is open | fail, or try later |
+/// | `Unhealthy` | the one endpoint is down | fail, or try later |
+/// | `NotReady` | no endpoint could take the call in time | fail; the service is overloaded |
+/// | `DeadlineExceeded` | the call took too long; it may have been acted on | as for any call without answer |
+/// | `AttemptTimedOut` | the last attempt took too long and no other was allowed; it may have been acted on | as for any call without answer |
+/// | `Upstream` | the client failed; its error is the source | depends on that |
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The mesh has no such service.
+    ServiceNotFound,
+    /// The service was registered for another request type.
+    WrongRequestType,
+    /// The mesh takes no more calls.
+    ShuttingDown,
+    /// The mesh has not been started.
+    NotStarted,
+    /// There is no endpoint to send to.
+    NoEndpoints,
+    /// A circuit around the call is open.
+    CircuitOpen,
+    /// The one endpoint is down.
+    Unhealthy,
+    /// No endpoint could take the call in time.
+    NotReady,
+    /// The whole call took too long.
+    DeadlineExceeded,
+    /// The last attempt took too long.
+    AttemptTimedOut,
+    /// The client failed.
+    Upstream,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, service: impl Into<String>, operation: Option<Operation>) -> Self {
+        Self { kind, service: service.into(), operation, attempts: 0, source: None }
+    }
+
+    pub(crate) fn because(mut self, source: impl Into<BoxError>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// What the stack of a service said.
+    pub(crate) fn of_call(source: BoxError, service: &ServiceName, operation: Option<Operation>) -> Self {
+        let chain = &*source;
+        let kind = if find::<DeadlineExceeded>(chain).is_some() {
+            ErrorKind::DeadlineExceeded
+        } else if find::<NotDriven>(chain).is_some() {
+            ErrorKind::NotStarted
+        } else if find::<NoEndpoints>(chain).is_some() {
+            ErrorKind::NoEndpoints
+        } else if find::<NotReady>(chain).is_some()
+            || find::<tower_mesh_retry::error::NotReady>(chain).is_some()
+        {
+            ErrorKind::NotReady
+        } else if find::<CircuitOpen>(chain).is_some() {
+            ErrorKind::CircuitOpen
+        } else if find::<Unhealthy>(chain).is_some() {
+            ErrorKind::Unhealthy
+        } else if find::<AttemptTimedOut>(chain).is_some() {
+            ErrorKind::AttemptTimedOut
+        } else {
+            ErrorKind::Upstream
+        };
+        let attempts = find::<RetriesExhausted>(chain).map_or(1, RetriesExhausted::attempts);
+        Self { kind, service: service.as_str().to_owned(), operation, attempts, source: Some(source) }
+    }
+
+    /// Why there is no answer.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The service that was called, as the caller named it.
+    pub fn service(&self) -> &str {
+        &self.service
+    }
+
+    /// The operation, if the call named one.
+    pub fn operation(&self) -> Option<Operation> {
+        self.operation
+    }
+
+    /// How many attempts there were; 0 if the call did not get as far as the service's stack.
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.kind {
+            ErrorKind::ServiceNotFound => "no such service",
+            ErrorKind::WrongRequestType => "the service takes another type of request",
+            ErrorKind::ShuttingDown => "shutting down",
+            ErrorKind::NotStarted => "not started",
+            ErrorKind::NoEndpoints => "no endpoint is available",
+            ErrorKind::CircuitOpen => "the circuit is open",
+            ErrorKind::Unhealthy => "the endpoint is down",
+            ErrorKind::NotReady => "no endpoint was ready in time",
+            ErrorKind::DeadlineExceeded => "the deadline has passed",
+            ErrorKind::AttemptTimedOut => "no answer in time",
+            ErrorKind::Upstream => "the request failed",
+        };
+        write!(f, "service {}", self.service)?;
+        if let Some(operation) = self.operation {
+            write!(f, ", operation {operation}")?;
+        }
+        write!(f, ": {what}")?;
+        if self.attempts > 1 {
+            write!(f, " after {} attempts", self.attempts)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}

@@ -1,0 +1,83 @@
+//! What the mesh keeps of one service: its layers, and the background work that belongs to them.
+
+use std::sync::{Mutex, PoisonError};
+
+use futures_util::future::BoxFuture;
+use tower_mesh_breaker::BreakerLayer;
+use tower_mesh_core::ServiceName;
+use tower_mesh_core::classify::ByResult;
+use tower_mesh_discovery::DiscoveryLayer;
+use tower_mesh_health::HealthLayer;
+use tower_mesh_retry::{DeadlineLayer, RetryBudget, RetryLayer};
+
+use crate::builder::AnyHealth;
+use crate::config::ServiceConfig;
+use crate::resolver::AnyResolver;
+
+/// One service of a mesh. Every handle to it is made from these layers, so all of them share endpoints, circuits, probes and budget.
+pub(crate) struct Part {
+    pub(crate) name: ServiceName,
+    pub(crate) required: bool,
+    pub(crate) discovery: DiscoveryLayer,
+    pub(crate) breaker: BreakerLayer<ByResult>,
+    pub(crate) retry: RetryLayer<ByResult>,
+    pub(crate) deadline: DeadlineLayer,
+    pub(crate) health: Option<HealthLayer>,
+    work: Mutex<Vec<Work>>,
+}
+
+/// Something that must run for a service, and its name in errors and reports.
+pub(crate) struct Work {
+    pub(crate) component: Component,
+    pub(crate) future: BoxFuture<'static, ()>,
+}
+
+/// A kind of background work, in the order of starting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Component {
+    Discovery,
+    Health,
+}
+
+impl Component {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Discovery => "discovery",
+            Self::Health => "health",
+        }
+    }
+}
+
+impl Part {
+    pub(crate) fn new(
+        name: ServiceName,
+        config: &ServiceConfig,
+        resolver: &AnyResolver,
+        health: Option<AnyHealth>,
+    ) -> Self {
+        let (discovery, driver) = DiscoveryLayer::with_config(resolver, name.clone(), config.discovery);
+        let mut work = vec![Work { component: Component::Discovery, future: Box::pin(driver) }];
+        let health = health.map(|(layer, prober)| {
+            work.push(Work { component: Component::Health, future: Box::pin(prober) });
+            layer
+        });
+        Self {
+            name,
+            required: config.required,
+            discovery,
+            breaker: BreakerLayer::new(config.breaker, ByResult),
+            retry: RetryLayer::new(config.retry, ByResult).budget(RetryBudget::new(config.budget)),
+            deadline: DeadlineLayer::new(config.deadline),
+            health,
+            work: Mutex::new(work),
+        }
+    }
+
+    /// Hands the work of one kind over, once.
+    pub(crate) fn take_work(&self, component: Component) -> Vec<Work> {
+        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        let (taken, left) = work.drain(..).partition(|work| work.component == component);
+        *work = left;
+        taken
+    }
+}

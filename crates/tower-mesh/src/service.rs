@@ -1,0 +1,289 @@
+//! From a service's name to a tower service.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tower_layer::Layer;
+use tower_mesh_breaker::{Breaker, BreakerLayer};
+use tower_mesh_core::classify::ByResult;
+use tower_mesh_core::replay::NotIdempotent;
+use tower_mesh_core::{Bind, BoxError, CallContext, EndpointHandle, Operation, ServiceName, Sharded};
+use tower_mesh_discovery::{Balance, NoLayers, PerEndpoint};
+use tower_mesh_health::HealthLayer;
+use tower_mesh_retry::{Deadline, Retry};
+use tower_service::Service;
+
+pub use tower_mesh_discovery::With;
+
+use crate::error::{Error, ErrorKind};
+use crate::lifecycle::Lifecycle;
+use crate::part::Part;
+use crate::status::MeshState;
+
+/// A service of the mesh, to be joined with the client that reaches it.
+///
+/// Everything made from handles to one service shares its endpoints, circuits, probes and retry budget.
+#[must_use = "it becomes a service by http, bind or connect"]
+pub struct ServiceHandle<P = NoLayers, C = ByResult, R = NotIdempotent> {
+    part: Arc<Part>,
+    lifecycle: Arc<Lifecycle>,
+    per_endpoint: P,
+    classifier: C,
+    replay: R,
+}
+
+/// The layers that the mesh puts together, outermost first: deadline, retry, balance, and around each endpoint's service a circuit.
+pub type Tower<S, C, R> = Deadline<Retry<Balance<Breaker<S, C>, C>, C, R>>;
+
+/// What [`ServiceHandle::bind`] and [`ServiceHandle::connect`] give for endpoint services `S`.
+pub type Connected<S, C, R> = MeshService<Tower<S, C, R>>;
+
+impl ServiceHandle {
+    pub(crate) fn new(part: Arc<Part>, lifecycle: Arc<Lifecycle>) -> Self {
+        Self { part, lifecycle, per_endpoint: NoLayers, classifier: ByResult, replay: NotIdempotent }
+    }
+}
+
+impl<P, C, R> ServiceHandle<P, C, R> {
+    /// Layers of the user's own around each endpoint's service, inside its circuit. Default none.
+    pub fn per_endpoint<F, L>(self, layers: F) -> ServiceHandle<With<F>, C, R>
+    where
+        F: Fn(&EndpointHandle) -> L,
+    {
+        let Self { part, lifecycle, classifier, replay, .. } = self;
+        ServiceHandle { part, lifecycle, per_endpoint: With::new(layers), classifier, replay }
+    }
+
+    /// What counts as a failure. Default: `Err` does; over HTTP, what [`Classifier`](tower_mesh_http::Classifier) says.
+    pub fn classify<C2>(self, classifier: C2) -> ServiceHandle<P, C2, R> {
+        let Self { part, lifecycle, per_endpoint, replay, .. } = self;
+        ServiceHandle { part, lifecycle, per_endpoint, classifier, replay }
+    }
+
+    /// Which requests may be sent twice. Default: those that certainly were not processed; over HTTP, also what is idempotent by its method.
+    pub fn replay<R2>(self, replay: R2) -> ServiceHandle<P, C, R2> {
+        let Self { part, lifecycle, per_endpoint, classifier, .. } = self;
+        ServiceHandle { part, lifecycle, per_endpoint, classifier, replay }
+    }
+
+    /// The service for a client that reaches any address: `bind` makes each endpoint's service out of it.
+    pub fn bind<B, Client>(self, bind: B, client: Client) -> Connected<P::Service, C, R>
+    where
+        Client: Send + Sync + 'static,
+        B: Bind<Client> + Send + Sync + 'static,
+        P: PerEndpoint<B::Service> + Send + Sync + 'static,
+        P::Service: Clone + Send + Sync + 'static,
+        C: Clone + Send + Sync + 'static,
+        R: Clone,
+    {
+        let Self { part, lifecycle, per_endpoint, classifier, replay } = self;
+        let stack = EndpointStack {
+            health: part.health.clone(),
+            breaker: part.breaker.clone().classify(classifier.clone()),
+            inner: per_endpoint,
+        };
+        let discovery = part.discovery.clone().bind(bind).endpoint_stack(stack).classify(classifier.clone());
+        let retry = part.retry.clone().classify(classifier).replay(replay);
+        let inner = part.deadline.layer(retry.layer(discovery.layer(client)));
+        let gate = Gate { service: part.name.clone(), lifecycle };
+        MeshService { inner, gate: Sharded::new(gate), operation: None }
+    }
+
+    /// The service where there is no client to begin with: `connect` makes each endpoint's service, lazily connected.
+    pub fn connect<F, S>(self, connect: F) -> Connected<P::Service, C, R>
+    where
+        F: Fn(&EndpointHandle) -> S + Send + Sync + 'static,
+        S: 'static,
+        P: PerEndpoint<S> + Send + Sync + 'static,
+        P::Service: Clone + Send + Sync + 'static,
+        C: Clone + Send + Sync + 'static,
+        R: Clone,
+    {
+        self.bind(move |_: &(), endpoint: &EndpointHandle| connect(endpoint), ())
+    }
+}
+
+#[cfg(feature = "http")]
+impl<P> ServiceHandle<P> {
+    /// The service over `http::Request`, through a client that goes where the request's URI points, such as hyper-util's.
+    pub fn http<Client>(
+        self,
+        client: Client,
+    ) -> Connected<P::Service, tower_mesh_http::Classifier, tower_mesh_http::Classifier>
+    where
+        Client: Clone + Send + Sync + 'static,
+        P: PerEndpoint<tower_mesh_http::Rewrite<Client>> + Send + Sync + 'static,
+        P::Service: Clone + Send + Sync + 'static,
+    {
+        let http = tower_mesh_http::Classifier::default();
+        self.classify(http).replay(http).bind(tower_mesh_http::Authority, client)
+    }
+}
+
+impl<P, C, R> fmt::Debug for ServiceHandle<P, C, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceHandle").field("service", &self.part.name).finish_non_exhaustive()
+    }
+}
+
+/// Around each endpoint: probes, the circuit, then what the user put there.
+struct EndpointStack<P, C> {
+    health: Option<HealthLayer>,
+    breaker: BreakerLayer<C>,
+    inner: P,
+}
+
+impl<S, P, C> PerEndpoint<S> for EndpointStack<P, C>
+where
+    P: PerEndpoint<S>,
+    C: Clone,
+{
+    type Service = Breaker<P::Service, C>;
+
+    fn layer(&self, endpoint: &EndpointHandle, service: S) -> Self::Service {
+        let service = self.breaker.watching(endpoint).layer(self.inner.layer(endpoint, service));
+        match &self.health {
+            Some(health) => health.watching(endpoint).layer(service),
+            None => service,
+        }
+    }
+}
+
+/// Calls to one service of the mesh. Clones are cheap and share everything.
+///
+/// It is always ready: what a call waits for, it waits for inside its deadline. Dropping the response future abandons the call.
+#[derive(Clone)]
+pub struct MeshService<S> {
+    inner: S,
+    gate: Sharded<Gate>,
+    operation: Option<Operation>,
+}
+
+/// What every call asks first.
+struct Gate {
+    service: ServiceName,
+    lifecycle: Arc<Lifecycle>,
+}
+
+impl Gate {
+    #[inline]
+    fn check(&self, operation: Option<Operation>) -> Result<(), Error> {
+        let kind = match self.lifecycle.state() {
+            MeshState::Starting | MeshState::Running => return Ok(()),
+            MeshState::Built => ErrorKind::NotStarted,
+            MeshState::Stopping | MeshState::Stopped => ErrorKind::ShuttingDown,
+        };
+        Err(Error::new(kind, self.service.as_str(), operation))
+    }
+}
+
+impl<S> MeshService<S> {
+    /// The same service, for calls of this operation: the name goes into errors, events and what policies go by.
+    pub fn operation(&self, name: &str) -> Self
+    where
+        S: Clone,
+    {
+        Self { operation: Some(Operation::named(name)), ..self.clone() }
+    }
+
+    /// The service's name.
+    pub fn name(&self) -> &ServiceName {
+        &self.gate.service
+    }
+
+    /// The layers.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+}
+
+impl<S, Req> Service<Req> for MeshService<S>
+where
+    S: Service<Req, Error = BoxError>,
+{
+    type Response = S::Response;
+    type Error = Error;
+    type Future = MeshFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx).map_err(|error| Error::of_call(error, &self.gate.service, self.operation))
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        // The clone counts on the thread that calls now, and stays; the call takes what was here.
+        let clone = self.gate.clone();
+        let gate = std::mem::replace(&mut self.gate, clone);
+        let operation = self.operation.or_else(|| CallContext::with(|call| call.operation()).flatten());
+        let state = match gate.check(operation) {
+            Err(error) => State::Refused { error: Some(error) },
+            Ok(()) => {
+                let future = match self.operation {
+                    // The layers inside take it over when they are called, and keep it.
+                    Some(operation) => {
+                        let mut call = CallContext::inherit().with_operation(operation);
+                        call.lend(|| self.inner.call(request))
+                    }
+                    None => self.inner.call(request),
+                };
+                State::Calling { future }
+            }
+        };
+        MeshFuture { state, gate, operation }
+    }
+}
+
+impl<S> fmt::Debug for MeshService<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MeshService")
+            .field("service", &self.gate.service)
+            .field("operation", &self.operation)
+            .finish_non_exhaustive()
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// The response of a [`MeshService`]. Dropping it abandons the call.
+    pub struct MeshFuture<F> {
+        #[pin]
+        state: State<F>,
+        gate: Sharded<Gate>,
+        operation: Option<Operation>,
+    }
+}
+
+pin_project_lite::pin_project! {
+    #[project = StateProj]
+    enum State<F> {
+        // Polls the service's layers.
+        Calling { #[pin] future: F },
+        // Nothing was called.
+        Refused { error: Option<Error> },
+    }
+}
+
+impl<F, Res> Future for MeshFuture<F>
+where
+    F: Future<Output = Result<Res, BoxError>>,
+{
+    type Output = Result<Res, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        Poll::Ready(match this.state.project() {
+            StateProj::Calling { future } => ready!(future.poll(cx))
+                .map_err(|error| Error::of_call(error, &this.gate.service, *this.operation)),
+            StateProj::Refused { error } => {
+                Err(error.take().expect("a future is not polled after it is ready"))
+            }
+        })
+    }
+}
+
+impl<F> fmt::Debug for MeshFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MeshFuture").field("service", &self.gate.service).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,231 @@
+//! What can be read of a mesh: plain values, with reasons.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+use tower_mesh_breaker::Circuit;
+use tower_mesh_core::ewma::Decay;
+use tower_mesh_core::{EndpointHandle, EndpointId, Tick};
+use tower_mesh_health::EndpointHealth;
+
+use crate::part::Part;
+
+/// How far a mesh is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[repr(u8)]
+pub enum MeshState {
+    /// Put together, not started.
+    Built,
+    /// Services are being resolved. Calls are taken, and wait for that.
+    Starting,
+    /// Every required service is resolved.
+    Running,
+    /// No more calls are taken.
+    Stopping,
+    /// Every task has ended.
+    Stopped,
+}
+
+impl MeshState {
+    pub(crate) fn from_u8(state: u8) -> Self {
+        [Self::Built, Self::Starting, Self::Running, Self::Stopping, Self::Stopped][usize::from(state)]
+    }
+}
+
+impl fmt::Display for MeshState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Built => "built",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
+/// A mesh at one moment.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct MeshStatus {
+    /// How far it is.
+    pub state: MeshState,
+    /// Its services, by name.
+    pub services: Vec<ServiceStatus>,
+}
+
+/// A service at one moment.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: String,
+    /// Where its resolution stands: `not-driven`, `resolving`, `current`, `stale`, `failed` or `not-found`.
+    pub discovery: String,
+    /// Milliseconds since its source last answered.
+    pub discovery_age_ms: Option<u64>,
+    /// What its source last failed with.
+    pub discovery_error: Option<String>,
+    /// Its endpoints.
+    pub endpoints: Vec<EndpointStatus>,
+    /// Its retries.
+    pub retry: RetryStatus,
+}
+
+/// The retries of a service.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[non_exhaustive]
+pub struct RetryStatus {
+    /// Retries that the budget can pay for now.
+    pub balance: u64,
+    /// Retries under way.
+    pub in_flight: u32,
+    /// Retries allowed so far.
+    pub granted: u64,
+    /// Retries refused so far.
+    pub denied: u64,
+}
+
+/// An endpoint at one moment.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct EndpointStatus {
+    /// Who it is.
+    pub id: String,
+    /// Where it is.
+    pub address: String,
+    /// Whether ordinary calls go to it.
+    pub available: bool,
+    /// Why not, and what else is known: the names of [`Reason`](tower_mesh_core::Reason)s.
+    pub reasons: Vec<&'static str>,
+    /// Its circuit; none before a handle was made that watches it.
+    pub circuit: Option<CircuitStatus>,
+    /// Its probes; none if it is not probed.
+    pub health: Option<HealthStatus>,
+    /// Calls under way.
+    pub in_flight: u64,
+    /// Calls sent to it so far, retries included.
+    pub started: u64,
+    /// Calls that ended well.
+    pub succeeded: u64,
+    /// Calls that ended badly.
+    pub failed: u64,
+    /// Calls that were dropped before their end.
+    pub abandoned: u64,
+    /// The latency estimate that the balancer goes by, in milliseconds; none without history.
+    pub latency_ms: Option<f64>,
+}
+
+/// A circuit at one moment.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct CircuitStatus {
+    /// `closed`, `open`, `half-open`, `forced-open`, `disabled` or `metrics-only`.
+    pub state: String,
+    /// The share of failed calls in percent; none while there are too few to tell.
+    pub failure_rate: Option<f64>,
+    /// Failures in a row.
+    pub consecutive_failures: u32,
+    /// Calls refused so far.
+    pub refused: u64,
+    /// Milliseconds until a trial call is wanted, if it is open and a time is set.
+    pub next_trial_ms: Option<u64>,
+}
+
+/// The probes of an endpoint at one moment.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct HealthStatus {
+    /// `unknown`, `healthy`, `degraded` or `unhealthy`.
+    pub state: String,
+    /// The latest probe in words.
+    pub last: Option<String>,
+}
+
+impl MeshStatus {
+    pub(crate) fn take<'a>(state: MeshState, parts: impl Iterator<Item = &'a Arc<Part>>) -> Self {
+        let now = Tick::of(tokio::time::Instant::now().into_std());
+        Self { state, services: parts.map(|part| service(part, now)).collect() }
+    }
+}
+
+fn service(part: &Part, now: Tick) -> ServiceStatus {
+    let discovery = part.discovery.status();
+    let circuits = part.breaker.circuits();
+    let circuits: HashMap<&EndpointId, &Circuit> =
+        circuits.iter().filter_map(|circuit| Some((circuit.endpoint()?, circuit))).collect();
+    let health = part.health.as_ref().map(|health| health.status()).unwrap_or_default();
+    let health: HashMap<&EndpointId, &EndpointHealth> =
+        health.iter().map(|health| (health.id(), health)).collect();
+    let decay = Decay::new(part.discovery.config().latency_decay());
+    let endpoint = |handle: &EndpointHandle| {
+        let (circuit, health) = (circuits.get(handle.id()), health.get(handle.id()));
+        endpoint_status(handle, circuit.copied(), health.copied(), decay, now)
+    };
+    let budget = part.retry.get_budget().snapshot(now);
+    ServiceStatus {
+        name: part.name.to_string(),
+        discovery: kebab(&discovery.state),
+        discovery_age_ms: discovery.updated_at.map(|at| millis(now.since(at))),
+        discovery_error: discovery.last_error.map(|error| error.to_string()),
+        endpoints: discovery.endpoints.iter().map(endpoint).collect(),
+        retry: RetryStatus {
+            balance: budget.balance,
+            in_flight: budget.in_flight,
+            granted: budget.granted,
+            denied: budget.denied,
+        },
+    }
+}
+
+fn endpoint_status(
+    handle: &EndpointHandle,
+    circuit: Option<&Circuit>,
+    health: Option<&EndpointHealth>,
+    decay: Decay,
+    now: Tick,
+) -> EndpointStatus {
+    let counts = handle.counts();
+    EndpointStatus {
+        id: handle.id().to_string(),
+        address: handle.endpoint().address().to_owned(),
+        available: handle.is_pickable(now),
+        reasons: handle.availability().reasons().map(|reason| reason.as_str()).collect(),
+        circuit: circuit.map(|circuit| {
+            let snapshot = circuit.snapshot(now);
+            CircuitStatus {
+                state: kebab(&snapshot.state),
+                failure_rate: snapshot.failure_rate(),
+                consecutive_failures: snapshot.consecutive_failures,
+                refused: snapshot.refused,
+                next_trial_ms: snapshot.next_trial.map(|at| millis(at.since(now))),
+            }
+        }),
+        health: health.map(|health| HealthStatus { state: kebab(&health.state()), last: health.last() }),
+        in_flight: counts.in_flight(),
+        started: counts.started,
+        succeeded: counts.succeeded,
+        failed: counts.failed,
+        abandoned: counts.abandoned,
+        latency_ms: handle.latency(now, decay).map(|latency| latency.as_secs_f64() * 1000.0),
+    }
+}
+
+/// The name of a state as status shows it: `HalfOpen` is `half-open`.
+fn kebab(state: &impl fmt::Debug) -> String {
+    let mut text = String::new();
+    for (i, c) in format!("{state:?}").chars().enumerate() {
+        if c.is_ascii_uppercase() && i > 0 {
+            text.push('-');
+        }
+        text.push(c.to_ascii_lowercase());
+    }
+    text
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

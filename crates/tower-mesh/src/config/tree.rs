@@ -172,7 +172,7 @@ impl Policies {
             (Some(window), None) => self.breaker = self.breaker.window(WindowKind::Time(window)),
             (None, Some(calls)) => self.breaker = self.breaker.window(WindowKind::Calls(calls)),
             (Some(_), Some(calls)) => {
-                part.mistake("window_calls", format_args!("{calls} beside window"), "one of the two")
+                part.mistake("window_calls", format_args!("{calls} beside window"), "one of the two");
             }
             (None, None) => {}
         }

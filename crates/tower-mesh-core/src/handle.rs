@@ -25,6 +25,8 @@ pub struct EndpointHandle(Arc<Record>);
 struct Record {
     hot: Hot,
     trial: Trial,
+    /// Calls that were in flight when the latency was forgotten. Read only while there is none.
+    from_before: AtomicU32,
     key: u32,
     id: EndpointId,
     cold: Mutex<Cold>,
@@ -63,8 +65,6 @@ struct Trial {
     recheck_at: AtomicU64,
     /// Probes that began before this do not shorten the wait. `u64::MAX`: no probe does.
     hints_after: AtomicU64,
-    /// Calls that were in flight when the latency was forgotten. Read only while there is none.
-    from_before: AtomicU64,
 }
 
 impl EndpointHandle {
@@ -74,11 +74,8 @@ impl EndpointHandle {
         let hot = Hot { weight: AtomicU32::new(endpoint.weight().get()), ..Hot::default() };
         Self(Arc::new(Record {
             hot,
-            trial: Trial {
-                recheck_at: AtomicU64::new(u64::MAX),
-                hints_after: AtomicU64::new(u64::MAX),
-                from_before: AtomicU64::new(0),
-            },
+            trial: Trial { recheck_at: AtomicU64::new(u64::MAX), hints_after: AtomicU64::new(u64::MAX) },
+            from_before: AtomicU32::new(0),
             key: NEXT_KEY.fetch_add(1, Ordering::Relaxed),
             id: endpoint.id().clone(),
             cold: Mutex::new(Cold { endpoint: Arc::new(endpoint), attached: None }),
@@ -257,7 +254,8 @@ impl EndpointHandle {
     /// Forgets the latency learned so far: the next call is a first call again, whatever calls from before are still in flight.
     pub fn forget_latency(&self) {
         self.0.hot.word.fetch_add(EPOCH, Ordering::AcqRel);
-        self.0.trial.from_before.store(self.counts().in_flight(), Ordering::Relaxed);
+        let in_flight = u32::try_from(self.counts().in_flight()).unwrap_or(u32::MAX);
+        self.0.from_before.store(in_flight, Ordering::Relaxed);
         self.0.hot.latency.forget();
     }
 
@@ -275,7 +273,7 @@ impl EndpointHandle {
         let mut pending = self.counts().in_flight();
         if cost == 0.0 {
             // Calls from before tell nothing, perhaps for hours: a newcomer is one that has calls of its own out.
-            pending = pending.saturating_sub(self.0.trial.from_before.load(Ordering::Relaxed));
+            pending = pending.saturating_sub(self.0.from_before.load(Ordering::Relaxed).into());
         }
         let load = ewma::load(cost, pending);
         match hot.weight.load(Ordering::Relaxed) {

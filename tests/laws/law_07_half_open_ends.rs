@@ -3,8 +3,8 @@
 use std::future::pending;
 
 use tower::{Layer, ServiceExt};
-use tower_mesh_breaker::{BreakerConfig, BreakerLayer, State};
-use tower_mesh_core::classify::ByResult;
+use tower_mesh_breaker::{BreakerConfig, BreakerLayer, Circuit, State};
+use tower_mesh_core::classify::{ByResult, Origin, Outcome};
 use tower_mesh_test::{Inner, Stepped};
 use tower_mesh_tests::{Query, now, seconds};
 
@@ -12,6 +12,21 @@ use tower_mesh_tests::{Query, now, seconds};
 fn there_is_at_least_one_permit() {
     let wrong = BreakerConfig::builder().half_open_permits(0).build().unwrap_err();
     assert_eq!(wrong.mistakes()[0].field(), "half_open_permits");
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_has_no_rate_before_all_trial_calls_are_back() {
+    let config = BreakerConfig::builder().half_open_permits(2).build().unwrap();
+    let circuit = BreakerLayer::new(config, ByResult).circuit().clone();
+    circuit.trip(now());
+    circuit.half_open(now());
+    let failed = |circuit: &Circuit| {
+        circuit.acquire(now()).unwrap().finish(Outcome::Failure(Origin::Remote), seconds(0), now());
+    };
+    failed(&circuit);
+    assert_eq!((circuit.state(), circuit.snapshot(now()).failure_rate()), (State::HalfOpen, None));
+    failed(&circuit);
+    assert_eq!((circuit.state(), circuit.snapshot(now()).failure_rate()), (State::Open, Some(100.0)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -101,3 +101,8 @@ async fn answer(State(mut moods): State<watch::Receiver<Mood>>) -> (StatusCode, 
     }
     (StatusCode::OK, "well\n")
 }
+
+/// The program of the project's front page compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct FrontPage;

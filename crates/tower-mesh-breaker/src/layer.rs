@@ -104,3 +104,43 @@ impl<C> fmt::Debug for BreakerLayer<C> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tower_mesh_core::classify::ByResult;
+
+    use super::*;
+    use crate::policy::machine::State;
+
+    fn endpoint() -> EndpointHandle {
+        EndpointHandle::new("a:1".parse().unwrap())
+    }
+
+    #[test]
+    fn two_stacks_of_one_endpoint_share_its_circuit_and_others_do_not() {
+        let breaker = BreakerLayer::new(BreakerConfig::default(), ByResult);
+        let (a, b) = (endpoint(), endpoint());
+        let (one, same, other) = (breaker.watching(&a), breaker.clone().watching(&a), breaker.watching(&b));
+        one.circuit().trip(clock());
+        let states = [&one, &same, &other, &breaker].map(|layer| layer.circuit().state());
+        assert_eq!(states, [State::Open, State::Open, State::Closed, State::Closed]);
+        assert_eq!(breaker.circuits().len(), 2);
+    }
+
+    #[test]
+    fn circuits_go_with_their_endpoints_and_leave_nothing_behind() {
+        let breaker = BreakerLayer::new(BreakerConfig::default(), ByResult);
+        let kept = breaker.watching(&endpoint()).layer(());
+        for _ in 0..1000 {
+            let endpoint = endpoint();
+            let service = breaker.watching(&endpoint).layer(());
+            assert_eq!(breaker.circuits().len(), 2);
+            let weak = endpoint.downgrade();
+            drop((endpoint, service));
+            assert!(weak.upgrade().is_none());
+        }
+        assert_eq!(breaker.circuits().len(), 1);
+        assert!(breaker.endpoints.lock().len() <= 2);
+        assert_eq!(kept.circuit().state(), State::Closed);
+    }
+}

@@ -1,0 +1,6 @@
+//! The breaker from outside.
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+mod inner;
+mod service;
+mod threads;

@@ -12,7 +12,7 @@ use tower::{Layer, Service, ServiceBuilder};
 use tower_mesh_core::{BoxError, EndpointHandle};
 use tower_mesh_discovery::{DiscoveryLayer, FixedList};
 use tower_mesh_test::Stepped;
-use tower_mesh_tests::{Query, breaker, deadline, retry};
+use tower_mesh_tests::{Query, breaker, deadline, health, retry};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -80,6 +80,7 @@ fn the_ready_path_allocates_nothing() {
     assert_eq!(allocations(&retry().layer(Echo)), 0, "retry");
     assert_eq!(allocations(&breakers.layer(Echo)), 0, "breaker alone");
     assert_eq!(allocations(&breakers.watching(&endpoint).layer(Echo)), 0, "breaker watching");
+    assert_eq!(allocations(&health().guarding(&endpoint).layer(Echo)), 0, "health");
     assert_eq!(allocations(&balance), 0, "discovery");
     assert_eq!(allocations(&composed), 0, "composed");
 

@@ -1,6 +1,7 @@
 //! The laws that every layer keeps, one file a law, on every layer alone and on all of them together.
 //!
-//! The number before each file's name is the law's in the design. Where tower has the same thing, `peers` shows that it does otherwise.
+//! The number in each file's name is the law's in the design. `together` has what only several layers can show, `mesh` what the integrator owes, and
+//! `peers` shows, where tower has the same thing, that it does otherwise.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod law_01_readiness;
@@ -17,4 +18,6 @@ mod law_11_another_attempt;
 mod law_12_waking;
 mod law_13_bounded_state;
 mod law_15_ready_costs_nothing;
+mod mesh;
 mod peers;
+mod together;

@@ -5,7 +5,7 @@ mod subjects;
 
 pub use streaming::{Body, Guarded, Head, Streams};
 pub use subjects::{
-    ALL, Query, Subject, Wrap, balance, breaker, circuit_of, composed, deadline, discovery, retry,
+    ALL, Query, Subject, Wrap, balance, breaker, circuit_of, composed, deadline, discovery, health, retry,
 };
 
 use std::time::Duration;

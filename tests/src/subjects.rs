@@ -5,9 +5,11 @@ use tower::{Layer, ServiceBuilder};
 use tower_mesh_breaker::{Breaker, BreakerConfig, BreakerLayer, Circuit};
 use tower_mesh_core::backoff::Jitter;
 use tower_mesh_core::classify::ByResult;
+use tower_mesh_core::probe::{Probe, ProbeFailure, Probed};
 use tower_mesh_core::replay::Idempotent;
 use tower_mesh_core::{BoxError, EndpointHandle};
 use tower_mesh_discovery::{Balance, DiscoveryLayer, FixedList};
+use tower_mesh_health::{HealthConfig, HealthLayer};
 use tower_mesh_retry::{DeadlineConfig, DeadlineLayer, RetryConfig, RetryLayer};
 use tower_mesh_test::{Fleet, Inner};
 
@@ -24,13 +26,17 @@ pub type Subject = BoxCloneSyncService<Query, u64, BoxError>;
 pub type Wrap = fn(&Inner<Query, u64>) -> Subject;
 
 /// Every layer, alone and together. To be applied inside a tokio runtime.
-pub const ALL: [(&str, Wrap); 6] = [
+pub const ALL: [(&str, Wrap); 7] = [
     ("deadline", |inner| Subject::new(deadline().layer(inner.clone()))),
     ("retry", |inner| Subject::new(retry().layer(inner.clone()))),
     ("breaker alone", |inner| Subject::new(breaker().layer(inner.clone()))),
     ("breaker watching", |inner| {
         let endpoint = EndpointHandle::new("a:1".parse().expect("an address"));
         Subject::new(breaker().watching(&endpoint).layer(inner.clone()))
+    }),
+    ("health", |inner| {
+        let endpoint = EndpointHandle::new("a:1".parse().expect("an address"));
+        Subject::new(health().guarding(&endpoint).layer(inner.clone()))
     }),
     ("discovery", |inner| Subject::new(discovery().layer(inner.clone()))),
     ("composed", |inner| composed(inner, &breaker())),
@@ -51,6 +57,19 @@ pub fn retry() -> RetryLayer<ByResult, Idempotent> {
 /// Opens after five failures in a row.
 pub fn breaker() -> BreakerLayer<ByResult> {
     BreakerLayer::new(BreakerConfig::default(), ByResult)
+}
+
+/// Checks that nobody drives: every endpoint is unknown, and may be used.
+pub fn health() -> HealthLayer {
+    HealthLayer::new(HealthConfig::default(), Unasked).0
+}
+
+struct Unasked;
+
+impl Probe for Unasked {
+    async fn probe(&self, _endpoint: &EndpointHandle) -> Result<Probed, ProbeFailure> {
+        Ok(Probed::Healthy)
+    }
 }
 
 /// One endpoint, every call to which goes to the client as it is. Its driver is spawned.

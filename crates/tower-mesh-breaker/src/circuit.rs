@@ -272,6 +272,8 @@ impl Circuit {
             counts,
             min_calls: match state {
                 State::Closed | State::MetricsOnly => u64::from(self.0.config.min_calls()),
+                // It decides when all trial calls are back, and until then there is no rate.
+                State::HalfOpen => u64::from(self.0.config.half_open_permits()),
                 _ => 1,
             },
             consecutive_failures: self.0.consecutive.load(Ordering::Relaxed),

@@ -25,6 +25,8 @@ pub struct EndpointHandle(Arc<Record>);
 struct Record {
     hot: Hot,
     trial: Trial,
+    /// Calls that were in flight when the latency was forgotten. Read only while there is none.
+    from_before: AtomicU32,
     key: u32,
     id: EndpointId,
     cold: Mutex<Cold>,
@@ -73,6 +75,7 @@ impl EndpointHandle {
         Self(Arc::new(Record {
             hot,
             trial: Trial { recheck_at: AtomicU64::new(u64::MAX), hints_after: AtomicU64::new(u64::MAX) },
+            from_before: AtomicU32::new(0),
             key: NEXT_KEY.fetch_add(1, Ordering::Relaxed),
             id: endpoint.id().clone(),
             cold: Mutex::new(Cold { endpoint: Arc::new(endpoint), attached: None }),
@@ -153,7 +156,8 @@ impl EndpointHandle {
             && self.recheck_due(now)
     }
 
-    /// Opens the circuit: sets [`Reason::CircuitOpen`] until a trial call is wanted at `recheck_at`.
+    /// Opens the circuit: sets [`Reason::CircuitOpen`] until a trial call is wanted at `recheck_at`. The latency learned while things went bad is
+    /// forgotten: nobody would pick the endpoint for the trial call that finds out whether they are good again.
     ///
     /// `believe_probes`: whether an active probe that begins after `now` and passes brings the trial forward, by
     /// [`hint_recovery`](Self::hint_recovery).
@@ -162,6 +166,7 @@ impl EndpointHandle {
         let hints_after = if believe_probes { now.as_nanos() } else { u64::MAX };
         trial.hints_after.store(hints_after, Ordering::Relaxed);
         trial.recheck_at.store(recheck_at.map_or(u64::MAX, Tick::as_nanos), Ordering::Relaxed);
+        self.forget_latency();
         self.clear(Reason::CircuitHalfOpen);
         self.set(Reason::CircuitOpen);
     }
@@ -188,8 +193,7 @@ impl EndpointHandle {
         trial.recheck_at.fetch_min(began, Ordering::Relaxed) > began
     }
 
-    /// Lets trial calls in: [`Reason::CircuitOpen`] becomes [`Reason::CircuitHalfOpen`], and the latency learned while
-    /// things were bad is forgotten, or nothing would be sent to find out that they are good again.
+    /// Lets trial calls in: [`Reason::CircuitOpen`] becomes [`Reason::CircuitHalfOpen`], and only what they learn of the latency counts.
     pub fn half_open_circuit(&self) {
         self.forget_latency();
         self.set(Reason::CircuitHalfOpen);
@@ -247,9 +251,11 @@ impl EndpointHandle {
         }
     }
 
-    /// Forgets the latency learned so far: the next call is a first call again.
+    /// Forgets the latency learned so far: the next call is a first call again, whatever calls from before are still in flight.
     pub fn forget_latency(&self) {
         self.0.hot.word.fetch_add(EPOCH, Ordering::AcqRel);
+        let in_flight = u32::try_from(self.counts().in_flight()).unwrap_or(u32::MAX);
+        self.0.from_before.store(in_flight, Ordering::Relaxed);
         self.0.hot.latency.forget();
     }
 
@@ -264,7 +270,12 @@ impl EndpointHandle {
     pub fn load(&self, now: Tick, decay: Decay) -> f64 {
         let hot = &self.0.hot;
         let cost = hot.latency.get(now.as_nanos(), decay);
-        let load = ewma::load(cost, self.counts().in_flight());
+        let mut pending = self.counts().in_flight();
+        if cost == 0.0 {
+            // Calls from before tell nothing, perhaps for hours: a newcomer is one that has calls of its own out.
+            pending = pending.saturating_sub(self.0.from_before.load(Ordering::Relaxed).into());
+        }
+        let load = ewma::load(cost, pending);
         match hot.weight.load(Ordering::Relaxed) {
             1 => load,
             weight => load / f64::from(weight),
@@ -407,6 +418,21 @@ mod tests {
         assert_eq!(handle.latency(now, tau()), None);
         let counts = handle.counts();
         assert_eq!((counts.started, counts.failed, counts.abandoned, counts.in_flight()), (2, 1, 1, 0));
+    }
+
+    #[test]
+    fn calls_from_before_the_trip_do_not_keep_the_trial_call_away() {
+        let (handle, now) = handle();
+        handle.started();
+        handle.observe_latency(handle.latency_epoch(), now, 5_000_000_000, tau());
+        handle.started();
+        handle.open_circuit(now, Some(now), false);
+        assert_eq!(handle.load(now, tau()), 0.0, "two are out, and may be for hours");
+        handle.half_open_circuit();
+        handle.started();
+        assert!(handle.load(now, tau()) > 1e9, "the trial call is");
+        handle.finished(CallEnd::Abandoned);
+        assert_eq!(handle.load(now, tau()), 0.0);
     }
 
     #[test]

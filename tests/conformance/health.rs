@@ -1,0 +1,69 @@
+//! Active checks, on `health::policy`.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use tower_mesh_health::policy::{Cadence, HealthState, Machine, Sample, lengthen};
+
+use crate::case::{Case, Outcome, same, unknown, whole};
+
+pub(crate) fn hc_trace(case: &Case) -> Outcome {
+    let config = case.given.object("config")?;
+    let ms = |name| config.0.whole(name).map(Duration::from_millis);
+    let threshold = |name| NonZeroU32::new(config.0.small(name)?).ok_or_else(|| format!("{name} is zero"));
+    let interval = ms("interval")?;
+    let or = |name, default| if config.0.has(name) { ms(name) } else { Ok(default) };
+    let no_traffic_interval = ms("no_traffic_interval")?;
+    let cadence = Cadence {
+        interval,
+        // Theirs has another for what is down and unused; ours checks what is down in its own time, used or not.
+        no_traffic_interval: or("no_traffic_healthy_interval", no_traffic_interval)?,
+        unhealthy_interval: or("unhealthy_interval", interval)?,
+        unhealthy_edge_interval: or("unhealthy_edge_interval", interval)?,
+        healthy_edge_interval: or("healthy_edge_interval", interval)?,
+    };
+    let (fall, rise) = (threshold("unhealthy_threshold")?, threshold("healthy_threshold")?);
+    config.done()?;
+
+    let mut machine = match case.given.text("start")? {
+        "healthy" => Machine::starting(HealthState::Healthy),
+        // Down because nobody has looked yet.
+        "failed" => Machine::new(),
+        other => return Err(unknown(&other)),
+    };
+    for (i, value) in case.given.list("steps")?.iter().enumerate() {
+        let step = value.as_array().map(Vec::as_slice);
+        let Some([result, traffic, transition, next]) = step else {
+            return Err(unknown(value));
+        };
+        let sample = match result.as_str() {
+            Some("200") => Sample::Passed,
+            Some("503") => Sample::Refused,
+            Some("timeout") => Sample::Unreachable,
+            _ => return Err(unknown(value)),
+        };
+        let (Some(traffic), Some(next)) = (traffic.as_bool(), whole(next)) else {
+            return Err(unknown(value));
+        };
+        let step = machine.record(sample, rise, fall);
+        let found = match (step.is_change(), step.pending) {
+            (true, _) => "changed",
+            (false, true) => "pending",
+            (false, false) => "unchanged",
+        };
+        same(format_args!("transition of step {i}"), &Some(found), &transition.as_str())?;
+        let wait = cadence.after(step, traffic).as_millis() as u64;
+        same(format_args!("interval after step {i}"), &wait, &next)?;
+    }
+    Ok(())
+}
+
+pub(crate) fn hc_jitter(case: &Case) -> Outcome {
+    let base = Duration::from_millis(case.given.whole("base_ms")?);
+    let percent = base * case.given.small("jitter_percent")? / 100;
+    let jitter = Duration::from_millis(case.given.whole("jitter_ms")?);
+    let intervals = case.given.wholes("randoms")?.into_iter();
+    let intervals = intervals.map(|random| lengthen(lengthen(base, percent, random), jitter, random));
+    let intervals: Vec<_> = intervals.map(|interval| interval.as_millis() as u64).collect();
+    same("intervals", &intervals, &case.expect.wholes("interval_ms")?)
+}

@@ -245,11 +245,12 @@ where
     fn ended(&mut self, result: Result<S::Response, BoxError>) -> Option<Result<S::Response, BoxError>> {
         let verdict = match self.again {
             Some(again) => judge(&again.parts.classifier, result.as_ref().map_err(|error| &**error)),
-            None => return Some(self.answer(result)),
+            None => return Some(result),
         };
         let attempts = self.retrying.as_ref().map_or(1, |retrying| retrying.policy.attempts());
         if verdict.retry == MayRetry::Never && (result.is_ok() || attempts == 1) {
-            return Some(self.answer(result));
+            // What is left goes with this future, which its caller drops now: doing it here as well would be done twice.
+            return Some(result);
         }
         self.failed(verdict, result)
     }
@@ -319,18 +320,10 @@ where
         // After a single attempt only what could have been otherwise is worth telling.
         let told = attempts > 1
             || matches!(reason, StopReason::Budget | StopReason::Deadline | StopReason::Pushback);
-        self.answer(match result {
+        match result {
             Err(error) if told => Err(RetriesExhausted::new(attempts, reason, verdict, error).into()),
             result => result,
-        })
-    }
-
-    /// The call is over.
-    fn answer(&mut self, result: Result<S::Response, BoxError>) -> Result<S::Response, BoxError> {
-        self.state.set(State::Done);
-        *self.again = None;
-        *self.retrying = None;
-        result
+        }
     }
 
     /// The time of the whole call is over: drops what is under way and tells its guards why.

@@ -1,0 +1,5 @@
+//! The traits of core under users of different kinds, against real servers: a generated gRPC client, and a type of the user's own that is neither clonable nor
+//! HTTP. (Hyper's client is the facade's own suite.)
+
+mod plain;
+mod tonic_client;

@@ -158,9 +158,9 @@ impl Circuit {
 
     /// Takes in how an admitted call ended.
     #[inline]
-    pub(crate) fn release(&self, admission: Admission, outcome: Outcome, elapsed: Duration, now: Tick) {
+    pub(crate) fn release(&self, admission: Admission, outcome: Outcome, elapsed_ns: u64, now: Tick) {
         let inner = &*self.0;
-        let slow = elapsed.as_nanos() > u128::from(inner.slow_after_ns);
+        let slow = elapsed_ns > inner.slow_after_ns;
         let sample = match outcome {
             Outcome::Success | Outcome::Undecided => Some(Sample { failed: false, slow }),
             Outcome::Failure(_) => Some(Sample { failed: true, slow }),
@@ -405,7 +405,8 @@ impl Permit {
     /// Tells how the call ended, how long it took, and when.
     pub fn finish(mut self, outcome: Outcome, elapsed: Duration, now: Tick) {
         if let Some(admission) = self.admission.take() {
-            self.circuit.release(admission, outcome, elapsed, now);
+            let elapsed_ns = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
+            self.circuit.release(admission, outcome, elapsed_ns, now);
         }
     }
 
@@ -414,8 +415,8 @@ impl Permit {
     }
 
     /// Leaves it to somebody else to tell how the call ended.
-    pub(crate) fn forget(&mut self) {
-        self.admission = None;
+    pub(crate) fn into_admission(mut self) -> Admission {
+        self.admission.take().expect("a permit has its admission until it is finished")
     }
 
     /// Whether the state that gave it is still there.
@@ -430,7 +431,7 @@ impl Drop for Permit {
             // Only a trial call has something to give back.
             Some(admission) if admission.state == State::HalfOpen => {
                 let now = Tick::of(tokio::time::Instant::now().into_std());
-                self.circuit.release(admission, Outcome::Ignored, Duration::ZERO, now);
+                self.circuit.release(admission, Outcome::Ignored, 0, now);
             }
             _ => {}
         }

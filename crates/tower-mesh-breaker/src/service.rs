@@ -4,7 +4,6 @@ use std::fmt;
 use std::future::Future as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::sync::futures::OwnedNotified;
 use tower_mesh_core::classify::{Origin, Outcome};
@@ -26,26 +25,26 @@ pub struct Breaker<S, C> {
     circuit: Circuit,
     classifier: C,
     watching: bool,
-    ticket: Ticket,
+    /// Leave for the call to come that has nothing to give back.
+    pass: Option<Admission>,
+    ticket: Option<Box<Ticket>>,
     /// Wakes a caller that waits for the inner service when the circuit changes. Made only when there is something to wait for.
     changed: Option<Pin<Box<OwnedNotified>>>,
 }
 
-/// What `poll_ready` has got for the call to come.
+/// What `poll_ready` has got for the call to come, where that is more than leave to pass. Boxed, as it is rare: a balancer keeps one breaker per endpoint and
+/// clones it for each call.
 #[derive(Debug)]
 enum Ticket {
-    None,
-    /// An admission that has nothing to give back.
-    Pass(Admission),
     /// A trial call, given back when dropped.
-    Trial(Permit, Admission),
+    Trial(Permit),
     /// Alone and open: the call will be refused.
     Refused(CircuitOpen),
 }
 
 impl<S, C> Breaker<S, C> {
     pub(crate) fn new(inner: S, circuit: Circuit, classifier: C, watching: bool) -> Self {
-        Self { inner, circuit, classifier, watching, ticket: Ticket::None, changed: None }
+        Self { inner, circuit, classifier, watching, pass: None, ticket: None, changed: None }
     }
 
     /// The service around which this stands.
@@ -69,21 +68,39 @@ impl<S, C> Breaker<S, C> {
     }
 
     /// Gets leave for one call, unless it is there.
+    #[inline]
     fn get_ticket(&mut self) -> Result<(), CircuitOpen> {
-        match &self.ticket {
-            Ticket::Pass(admission) if self.circuit.still_holds(*admission) => return Ok(()),
-            Ticket::Trial(permit, _) if permit.still_holds() => return Ok(()),
-            _ => {}
+        if self.pass.is_some_and(|admission| self.circuit.still_holds(admission)) {
+            return Ok(());
         }
-        // What was there is void, and given back before asking anew.
-        self.ticket = Ticket::None;
+        self.pass = None;
+        if let Some(ticket) = &self.ticket {
+            if matches!(&**ticket, Ticket::Trial(permit) if permit.still_holds()) {
+                return Ok(());
+            }
+            // Void: given back before asking anew.
+            self.ticket = None;
+        }
         let admission = self.circuit.admit(clock)?;
-        self.ticket = if admission.state == State::HalfOpen {
-            Ticket::Trial(Permit::of(self.circuit.clone(), admission), admission)
+        if admission.state == State::HalfOpen {
+            self.ticket = Some(Box::new(Ticket::Trial(Permit::of(self.circuit.clone(), admission))));
         } else {
-            Ticket::Pass(admission)
-        };
+            self.pass = Some(admission);
+        }
         Ok(())
+    }
+
+    /// Hands over what there is for a call: the admission, for a guard that takes over what there is to give back.
+    #[inline]
+    fn use_ticket(&mut self) -> Result<Admission, Option<CircuitOpen>> {
+        match (self.pass.take(), self.ticket.take()) {
+            (Some(admission), _) => Ok(admission),
+            (None, Some(ticket)) => match *ticket {
+                Ticket::Trial(permit) => Ok(permit.into_admission()),
+                Ticket::Refused(refusal) => Err(Some(refusal)),
+            },
+            (None, None) => Err(None),
+        }
     }
 
     /// Whether the circuit has changed since the last look; the task is woken when it does.
@@ -125,7 +142,7 @@ where
                 if self.watching {
                     return Poll::Ready(Err(refusal.into()));
                 }
-                self.ticket = Ticket::Refused(refusal);
+                self.ticket = Some(Box::new(Ticket::Refused(refusal)));
                 return Poll::Ready(Ok(()));
             }
             match self.inner.poll_ready(cx) {
@@ -145,15 +162,10 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        let admission = match std::mem::replace(&mut self.ticket, Ticket::None) {
-            Ticket::Pass(admission) => admission,
-            // The guard takes over what there is to give back.
-            Ticket::Trial(mut permit, admission) => {
-                permit.forget();
-                admission
-            }
-            Ticket::Refused(refusal) => return BreakerFuture::refused(refusal),
-            Ticket::None => panic!("a service must be ready before it is called: tower's Service contract"),
+        let admission = match self.use_ticket() {
+            Ok(admission) => admission,
+            Err(Some(refusal)) => return BreakerFuture::refused(refusal),
+            Err(None) => panic!("a service must be ready before it is called: tower's Service contract"),
         };
         let started = CallContext::attempt_started(clock);
         let guard = CircuitGuard::new(self.circuit.clone(), admission, started);
@@ -165,15 +177,9 @@ impl<S, C> Breaker<S, C> {
     /// The inner service will take no more calls, or not this one: as good as a failed call.
     #[cold]
     fn readiness_failed(&mut self) {
-        let admission = match std::mem::replace(&mut self.ticket, Ticket::None) {
-            Ticket::Pass(admission) => admission,
-            Ticket::Trial(mut permit, admission) => {
-                permit.forget();
-                admission
-            }
-            Ticket::None | Ticket::Refused(_) => return,
-        };
-        self.circuit.release(admission, Outcome::Failure(Origin::Local), Duration::ZERO, clock());
+        if let Ok(admission) = self.use_ticket() {
+            self.circuit.release(admission, Outcome::Failure(Origin::Local), 0, clock());
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What belongs to one call, whatever its request type, lent for the length of each poll.
 
 use std::cell::RefCell;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use crate::operation::Operation;
@@ -26,7 +27,8 @@ pub struct CallContext {
     started: Option<Tick>,
     ended: Option<Tick>,
     deadline: Option<Tick>,
-    hash_key: Option<u64>,
+    /// One more than the key would be, so that none costs no room.
+    hash_key: Option<NonZeroU64>,
     tried: Tried,
     operation: Option<Operation>,
     drop_reason: Option<DropReason>,
@@ -49,7 +51,7 @@ impl CallContext {
         drop_reason: None,
         hash_key: None,
         operation: None,
-        tried: Tried { keys: [0; Tried::MAX], len: 0 },
+        tried: Tried { keys: [0; Tried::MAX] },
         lent: false,
     };
 
@@ -79,7 +81,8 @@ impl CallContext {
 
     /// Sets what consistent hashing goes by.
     pub fn with_hash_key(mut self, key: u64) -> Self {
-        self.hash_key = Some(key);
+        // The largest key shares its place with the one before it.
+        self.hash_key = NonZeroU64::new(key.saturating_add(1));
         self
     }
 
@@ -231,7 +234,7 @@ impl CallContext {
 
     /// What consistent hashing goes by, if it was given.
     pub fn hash_key(&self) -> Option<u64> {
-        self.hash_key
+        self.hash_key.map(|key| key.get() - 1)
     }
 
     /// Remembers that this call has been sent to the endpoint of this [key](crate::EndpointHandle::key), so that another attempt goes elsewhere.
@@ -320,34 +323,40 @@ pub enum DropReason {
 /// The endpoints that one call has been sent to, by [key](crate::EndpointHandle::key), oldest first.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Tried {
+    /// Filled from the front; no key is 0.
     keys: [u32; Tried::MAX],
-    len: u8,
 }
 
 impl Tried {
     /// How many are remembered: the latest.
-    pub const MAX: usize = 5;
+    pub const MAX: usize = 4;
 
     fn add(&mut self, key: u32) {
-        if usize::from(self.len) == Self::MAX {
-            self.keys.rotate_left(1);
-            self.keys[Self::MAX - 1] = key;
-        } else {
-            self.keys[usize::from(self.len)] = key;
-            self.len += 1;
+        match self.keys.iter_mut().find(|slot| **slot == 0) {
+            Some(free) => *free = key,
+            None => {
+                self.keys.rotate_left(1);
+                self.keys[Self::MAX - 1] = key;
+            }
         }
     }
 
     /// The keys.
-    #[inline]
     pub fn keys(&self) -> &[u32] {
-        &self.keys[..usize::from(self.len)]
+        let len = self.keys.iter().position(|&key| key == 0).unwrap_or(Self::MAX);
+        &self.keys[..len]
+    }
+
+    /// Whether none was tried.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.keys[0] == 0
     }
 
     /// Whether `key` is among them.
     #[inline]
     pub fn contains(&self, key: u32) -> bool {
-        self.len > 0 && self.keys().contains(&key)
+        self.keys.contains(&key)
     }
 }
 
@@ -418,7 +427,7 @@ mod tests {
     #[test]
     fn the_oldest_pick_is_forgotten_first() {
         let mut tried = Tried::default();
-        (1..=7).for_each(|key| tried.add(key));
-        assert_eq!(tried.keys(), [3, 4, 5, 6, 7]);
+        (1..=6).for_each(|key| tried.add(key));
+        assert_eq!(tried.keys(), [3, 4, 5, 6]);
     }
 }

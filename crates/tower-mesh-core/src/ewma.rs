@@ -20,10 +20,15 @@ impl Decay {
 
     /// The weight kept after `elapsed_ns` nanoseconds.
     ///
-    /// For the short gaps of a busy endpoint a cubic stands in for the exponential; its relative error there is below 1e-13.
+    /// For the short gaps of a busy endpoint the beginning of the exponential's series stands in for it; the relative error there is below 1e-10.
     #[inline]
     pub fn weight(self, elapsed_ns: u64) -> f64 {
-        let x = elapsed_ns as f64 * self.per_ns;
+        // By way of a signed number, which converts in one instruction; 292 years are enough.
+        let x = elapsed_ns as i64 as f64 * self.per_ns;
+        if x < 1e-5 { 1.0 - x } else { Self::longer(x) }
+    }
+
+    fn longer(x: f64) -> f64 {
         if x < 1.0 / 1024.0 { 1.0 - x * (1.0 - x * (0.5 - x / 6.0)) } else { (-x).exp() }
     }
 }
@@ -128,7 +133,7 @@ impl PeakEwma {
 #[inline]
 pub fn load(cost_ns: f64, pending: u64) -> f64 {
     if cost_ns > 0.0 {
-        cost_ns * (pending as f64 + 1.0)
+        cost_ns * (pending as i64 as f64 + 1.0)
     } else if pending == 0 {
         0.0
     } else {
@@ -141,11 +146,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cubic_agrees_with_the_exponential_where_it_is_used() {
+    fn the_series_agrees_with_the_exponential_where_it_is_used() {
         let decay = Decay::new(Duration::from_secs(10));
-        for elapsed in [0_u64, 1, 1_000, 1_000_000, 9_765_000] {
+        for elapsed in [0_u64, 1, 1_000, 99_999, 100_001, 1_000_000, 9_765_000] {
             let exact = (-(elapsed as f64) / 1e10).exp();
-            assert!((decay.weight(elapsed) - exact).abs() < 1e-13, "{elapsed}");
+            assert!((decay.weight(elapsed) - exact).abs() < 1e-10, "{elapsed}");
         }
         assert!((decay.weight(9_765_000) - decay.weight(9_766_000)).abs() < 1e-6, "no step where they meet");
     }

@@ -227,6 +227,7 @@ impl EndpointHandle {
     }
 
     /// The calls counted so far.
+    #[inline]
     pub fn counts(&self) -> CallCounts {
         let hot = &self.0.hot;
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

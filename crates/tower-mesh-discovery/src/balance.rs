@@ -4,11 +4,11 @@ use std::fmt;
 use std::task::{Context, Poll, Waker};
 
 use tower_mesh_core::ewma::Decay;
-use tower_mesh_core::{BoxError, CallContext, CallScope, Classify, Reason, Sharded, Tick};
+use tower_mesh_core::{BoxError, CallContext, CallScope, Classify, Reason, Sharded, Tick, Tried};
 use tower_service::Service;
 
 use crate::choosing::Choosing;
-use crate::future::BalanceFuture;
+use crate::future::{BalanceFuture, State};
 use crate::in_flight::InFlight;
 use crate::members::Member;
 use crate::policy::pick::{self, Pick};
@@ -64,28 +64,23 @@ where
 
     fn call(&mut self, request: Req) -> Self::Future {
         let mut scope = CallScope::join();
-        let started = scope.run(|| self.start(request));
-        BalanceFuture::new(started, self.classifier.clone(), scope)
+        let state = scope.run(|| self.start(request));
+        BalanceFuture::new(state, self.classifier.clone(), scope)
     }
-}
-
-/// A call on its way, or still looking for its endpoint.
-pub(crate) enum Started<S: Service<Req>, Req> {
-    Called(S::Future, InFlight),
-    Choosing(Choosing<S, Req>),
 }
 
 impl<S, C> Balance<S, C> {
     /// The usual case: an endpoint is picked and ready at once, and the call is made without waiting or allocating.
-    fn start<Req>(&self, request: Req) -> Started<S, Req>
+    fn start<Req>(&self, request: Req) -> State<S, Req, S::Future>
     where
         S: Service<Req> + Clone,
         S::Error: Into<BoxError>,
     {
-        let now = CallContext::attempt_started(clock);
+        let (now, tried) = CallContext::with(|call| (call.start(clock), call.tried()))
+            .unwrap_or_else(|| (clock(), Tried::default()));
         let set = self.shared.set.load();
-        let Some(pick) = set.pick(now, self.shared.rules.decay, &Avoid::default()) else {
-            return Started::Choosing(Choosing::new(self.shared.clone(), request, None));
+        let Some(pick) = set.pick(now, self.shared.rules.decay, tried, &Avoid::default()) else {
+            return State::choosing(Choosing::new(self.shared.clone(), request, None));
         };
         let member = &set.members.as_slice()[pick.first];
         let mut service = set.services[pick.first].clone();
@@ -94,18 +89,16 @@ impl<S, C> Balance<S, C> {
         match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => {
                 let (future, guard) = send(&self.shared, member, &mut service, request, now);
-                Started::Called(future, guard)
+                State::calling(future, guard)
             }
             Poll::Ready(Err(error)) => {
                 let mut choosing = Choosing::new(self.shared.clone(), request, None);
                 choosing.refused(member.key, error.into());
-                Started::Choosing(choosing)
+                State::choosing(choosing)
             }
-            Poll::Pending => Started::Choosing(Choosing::new(
-                self.shared.clone(),
-                request,
-                Some((member.clone(), service)),
-            )),
+            Poll::Pending => {
+                State::choosing(Choosing::new(self.shared.clone(), request, Some((member.clone(), service))))
+            }
         }
     }
 }
@@ -144,8 +137,9 @@ impl Avoid {
         self.len += 1;
     }
 
+    #[inline]
     fn contains(&self, key: u32) -> bool {
-        self.keys[..self.len.min(self.keys.len())].contains(&key)
+        self.len > 0 && self.keys[..self.len.min(self.keys.len())].contains(&key)
     }
 
     /// Whether so many have refused that looking further is no use.
@@ -161,14 +155,13 @@ impl<S> Set<S> {
     /// 2. available, though tried;
     /// 3. not available, but only because probes or peers say so: better a doubtful endpoint than none. An open circuit is not overruled,
     ///    and neither is draining.
-    pub(crate) fn pick(&self, now: Tick, decay: Decay, avoid: &Avoid) -> Option<Pick> {
+    pub(crate) fn pick(&self, now: Tick, decay: Decay, tried: Tried, avoid: &Avoid) -> Option<Pick> {
         let members = self.members.as_slice();
         let load = |i: usize| members[i].handle.load(now, decay);
         let draw = || fastrand::u64(..);
-        let refused = |i: usize| avoid.len > 0 && avoid.contains(members[i].key);
-        let tried = CallContext::with(|call| call.tried()).unwrap_or_default();
-        let fresh =
-            |i: usize| members[i].handle.is_pickable(now) && !refused(i) && !tried.contains(members[i].key);
+        let refused = |i: usize| avoid.contains(members[i].key);
+        let spent = |i: usize| !tried.is_empty() && tried.contains(members[i].key);
+        let fresh = |i: usize| members[i].handle.is_pickable(now) && !refused(i) && !spent(i);
         pick::p2c(members.len(), draw, fresh, load)
             .or_else(|| {
                 pick::p2c(members.len(), draw, |i| members[i].handle.is_pickable(now) && !refused(i), load)

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::Sleep;
-use tower_mesh_core::{BoxError, CallContext, Reason, Sharded, Tick};
+use tower_mesh_core::{BoxError, CallContext, Reason, Sharded, Tick, Tried};
 use tower_service::Service;
 
 use crate::balance::{Avoid, clock, send};
@@ -121,7 +121,7 @@ where
         let mut avoid = Avoid::default();
         avoid.add(member.key);
         let set = this.shared.set.load();
-        let pick = set.pick(clock(), this.shared.rules.decay, &avoid)?;
+        let pick = set.pick(clock(), this.shared.rules.decay, tried(), &avoid)?;
         let (other, mut service) = candidate(&set, pick.first);
         drop(set);
         match service.poll_ready(cx) {
@@ -148,7 +148,7 @@ where
         let set = this.shared.set.load();
         let now = clock();
         if !this.avoid.is_full()
-            && let Some(pick) = set.pick(now, this.shared.rules.decay, this.avoid)
+            && let Some(pick) = set.pick(now, this.shared.rules.decay, tried(), this.avoid)
         {
             *this.first = Some(candidate(&set, pick.first));
             *this.tried_another = false;
@@ -216,6 +216,11 @@ where
             _ => NoEndpoints::new(service, NoEndpointsReason::NotResolved).into(),
         }
     }
+}
+
+/// The endpoints that earlier attempts of this call went to.
+fn tried() -> Tried {
+    CallContext::with(|call| call.tried()).unwrap_or_default()
 }
 
 fn candidate<S: Clone>(set: &Set<S>, index: usize) -> (Member, S) {

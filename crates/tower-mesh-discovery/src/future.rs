@@ -9,7 +9,6 @@ use tower_mesh_core::classify::{Guard as _, judge};
 use tower_mesh_core::{BoxError, CallScope, Classify};
 use tower_service::Service;
 
-use crate::balance::Started;
 use crate::choosing::Choosing;
 use crate::in_flight::InFlight;
 
@@ -28,7 +27,7 @@ pin_project_lite::pin_project! {
 
 pin_project_lite::pin_project! {
     #[project = StateProj]
-    enum State<S, Req, F> {
+    pub(crate) enum State<S, Req, F> {
         // Polls for an endpoint that is there and ready.
         Choosing { choosing: Choosing<S, Req> },
         // Polls the endpoint's response.
@@ -36,15 +35,21 @@ pin_project_lite::pin_project! {
     }
 }
 
+impl<S, Req, F> State<S, Req, F> {
+    pub(crate) fn choosing(choosing: Choosing<S, Req>) -> Self {
+        Self::Choosing { choosing }
+    }
+
+    pub(crate) fn calling(future: F, guard: InFlight) -> Self {
+        Self::Calling { future, guard: Some(guard) }
+    }
+}
+
 impl<S, Req, C> BalanceFuture<S, Req, C>
 where
     S: Service<Req>,
 {
-    pub(crate) fn new(started: Started<S, Req>, classifier: C, scope: CallScope) -> Self {
-        let state = match started {
-            Started::Called(future, guard) => State::Calling { future, guard: Some(guard) },
-            Started::Choosing(choosing) => State::Choosing { choosing },
-        };
+    pub(crate) fn new(state: State<S, Req, S::Future>, classifier: C, scope: CallScope) -> Self {
         Self { state, classifier, scope }
     }
 }

@@ -22,7 +22,7 @@ fn within(timeout: impl Into<Option<Duration>>) -> DeadlineLayer {
     DeadlineLayer::new(DeadlineConfig::builder().timeout(timeout).build().unwrap())
 }
 
-fn retry<S>(inner: S) -> Retry<S, ByResult, Idempotent> {
+fn retry<S: Clone>(inner: S) -> Retry<S, ByResult, Idempotent> {
     RetryLayer::new(RetryConfig::default(), ByResult).replay(Idempotent).layer(inner)
 }
 

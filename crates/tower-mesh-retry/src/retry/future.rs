@@ -74,18 +74,19 @@ impl<F> Drop for Clear<'_, '_, F> {
 
 /// What another attempt needs.
 pub(super) struct Again<S, C, R, Sent> {
-    inner: S,
+    /// The inner service of later attempts, from the second on.
+    inner: Option<S>,
     /// Kept for the attempts after the next.
     spare: Option<Sent>,
     /// For the next attempt, from the moment when that is decided.
     next: Option<Sent>,
     idempotent: bool,
-    parts: Sharded<Parts<C, R>>,
+    parts: Sharded<Parts<S, C, R>>,
 }
 
 impl<S, C, R, Sent> Again<S, C, R, Sent> {
-    pub(super) fn new(inner: S, spare: Sent, idempotent: bool, parts: Sharded<Parts<C, R>>) -> Self {
-        Self { inner, spare: Some(spare), next: None, idempotent, parts }
+    pub(super) fn new(spare: Sent, idempotent: bool, parts: Sharded<Parts<S, C, R>>) -> Self {
+        Self { inner: None, spare: Some(spare), next: None, idempotent, parts }
     }
 }
 
@@ -119,7 +120,7 @@ where
 impl<S, C, R, Req> Future for RetryFuture<S, C, R, Req>
 where
     R: Replay<Req>,
-    S: Service<R::Sent>,
+    S: Service<R::Sent> + Clone,
     S::Error: Into<BoxError>,
     C: Classify<S::Response>,
 {
@@ -139,7 +140,7 @@ where
 impl<S, C, R, Req> RetryProj<'_, S, C, R, Req>
 where
     R: Replay<Req>,
-    S: Service<R::Sent>,
+    S: Service<R::Sent> + Clone,
     S::Error: Into<BoxError>,
     C: Classify<S::Response>,
 {
@@ -169,7 +170,8 @@ where
                 }
                 StateProj::Readying { at_once } => {
                     let again = self.again.as_mut().expect("an attempt is begun only with what it needs");
-                    let failed = match self.scope.run(|| again.inner.poll_ready(cx)) {
+                    let inner = again.inner.get_or_insert_with(|| again.parts.template.clone());
+                    let failed = match self.scope.run(|| inner.poll_ready(cx)) {
                         Poll::Ready(Ok(())) => {
                             if !*at_once {
                                 // The wait for readiness is no part of what the inner layers measure.
@@ -232,8 +234,8 @@ where
     fn send(&mut self) {
         let (scope, again) = (&mut *self.scope, &mut *self.again);
         let attempt = again.as_mut().and_then(|again| {
-            let next = again.next.take()?;
-            Some(scope.run(|| again.inner.call(next)))
+            let (inner, next) = (again.inner.as_mut()?, again.next.take()?);
+            Some(scope.run(|| inner.call(next)))
         });
         let attempt = attempt.expect("an attempt is begun only with what it needs");
         self.state.set(State::Calling { attempt });
@@ -243,11 +245,12 @@ where
     fn ended(&mut self, result: Result<S::Response, BoxError>) -> Option<Result<S::Response, BoxError>> {
         let verdict = match self.again {
             Some(again) => judge(&again.parts.classifier, result.as_ref().map_err(|error| &**error)),
-            None => return Some(self.answer(result)),
+            None => return Some(result),
         };
         let attempts = self.retrying.as_ref().map_or(1, |retrying| retrying.policy.attempts());
         if verdict.retry == MayRetry::Never && (result.is_ok() || attempts == 1) {
-            return Some(self.answer(result));
+            // What is left goes with this future, which its caller drops now: doing it here as well would be done twice.
+            return Some(result);
         }
         self.failed(verdict, result)
     }
@@ -317,18 +320,10 @@ where
         // After a single attempt only what could have been otherwise is worth telling.
         let told = attempts > 1
             || matches!(reason, StopReason::Budget | StopReason::Deadline | StopReason::Pushback);
-        self.answer(match result {
+        match result {
             Err(error) if told => Err(RetriesExhausted::new(attempts, reason, verdict, error).into()),
             result => result,
-        })
-    }
-
-    /// The call is over.
-    fn answer(&mut self, result: Result<S::Response, BoxError>) -> Result<S::Response, BoxError> {
-        self.state.set(State::Done);
-        *self.again = None;
-        *self.retrying = None;
-        result
+        }
     }
 
     /// The time of the whole call is over: drops what is under way and tells its guards why.

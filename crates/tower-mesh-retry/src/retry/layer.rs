@@ -70,11 +70,12 @@ impl<C, R> RetryLayer<C, R> {
     }
 }
 
-impl<S, C: Clone, R: Clone> Layer<S> for RetryLayer<C, R> {
+impl<S: Clone, C: Clone, R: Clone> Layer<S> for RetryLayer<C, R> {
     type Service = Retry<S, C, R>;
 
     fn layer(&self, inner: S) -> Self::Service {
         let parts = Parts {
+            template: inner.clone(),
             config: self.config.clone(),
             budget: self.budget.clone(),
             classifier: self.classifier.clone(),

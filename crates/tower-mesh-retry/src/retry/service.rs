@@ -12,19 +12,21 @@ use crate::timer::clock;
 
 /// Made by [`RetryLayer`](crate::RetryLayer).
 ///
-/// The first attempt calls the inner service that [`poll_ready`](Service::poll_ready) made ready; every other attempt makes it ready again, within the deadline and
-/// [`ready_timeout`](RetryConfig::ready_timeout), and calls that very value. Between attempts nothing of the failed one is kept: its response is dropped
+/// The first attempt calls the inner service that [`poll_ready`](Service::poll_ready) made ready; the others make a clone ready, within the deadline and
+/// [`ready_timeout`](RetryConfig::ready_timeout), and call that very value. A response future is [`Send`] if the inner service is `Send + Sync`. Between attempts nothing of the failed one is kept: its response is dropped
 /// before the wait, not after it.
 ///
 /// Dropping the future of a call drops the attempt under way, or ends the wait; nothing goes on behind it.
 pub struct Retry<S, C, R = C> {
     inner: S,
     config: LiveReader<RetryConfig>,
-    parts: Sharded<Parts<C, R>>,
+    parts: Sharded<Parts<S, C, R>>,
 }
 
 /// What all calls share.
-pub(super) struct Parts<C, R> {
+pub(super) struct Parts<S, C, R> {
+    /// Where later attempts clone their inner service from, so that a call that needs none clones none.
+    pub(super) template: S,
     pub(super) config: Live<RetryConfig>,
     pub(super) budget: RetryBudget,
     pub(super) classifier: C,
@@ -32,23 +34,13 @@ pub(super) struct Parts<C, R> {
 }
 
 impl<S, C, R> Retry<S, C, R> {
-    pub(super) fn new(inner: S, config: LiveReader<RetryConfig>, parts: Sharded<Parts<C, R>>) -> Self {
+    pub(super) fn new(inner: S, config: LiveReader<RetryConfig>, parts: Sharded<Parts<S, C, R>>) -> Self {
         Self { inner, config, parts }
     }
 
     /// The inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
-    }
-
-    /// The inner service, to change it.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The inner service, by value.
-    pub fn into_inner(self) -> S {
-        self.inner
     }
 
     /// The budget this takes its retries from.
@@ -73,10 +65,6 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        // A clone starts without the permit of its original: it stays here, and the one made ready is called.
-        let clone = self.inner.clone();
-        let mut inner = mem::replace(&mut self.inner, clone);
-
         let Parts { budget, replay, .. } = &*self.parts;
         let config = self.config.get();
         let attempt_timeout = config.attempt_timeout();
@@ -89,11 +77,11 @@ where
         let (deadline, now) = known.unwrap_or_else(|| (None, clock()));
         budget.deposit(now);
         let expired = deadline.is_some_and(|deadline| deadline <= now);
-        let attempt = (!expired).then(|| scope.run(|| inner.call(sent)));
+        let attempt = (!expired).then(|| scope.run(|| self.inner.call(sent)));
         let again = spare.map(|spare| {
-            // As with the inner service, what goes with the call is what this had: the clone counts on the thread that calls now.
+            // The clone counts on the thread that calls now, and stays; the call takes what was here.
             let clone = self.parts.clone();
-            Again::new(inner, spare, idempotent, mem::replace(&mut self.parts, clone))
+            Again::new(spare, idempotent, mem::replace(&mut self.parts, clone))
         });
         RetryFuture::new(attempt, now, scope, deadline, attempt_timeout, again)
     }

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 use tower::{Layer, ServiceExt};
 use tower_mesh_breaker::{BreakerConfig, BreakerLayer, State};
 use tower_mesh_core::EndpointHandle;
-use tower_mesh_core::classify::ByResult;
+use tower_mesh_core::classify::{ByResult, Origin, Outcome};
 use tower_mesh_test::{Behaviour, Down, Fleet, Inner, Stepped};
 use tower_mesh_tests::{Query, balance, breaker, circuit_of, ms, now, seconds, settle};
 
@@ -69,6 +69,24 @@ async fn nor_does_its_failure_open_it_again() {
     assert_eq!(circuit.state(), State::HalfOpen);
     circuit.close(now());
     assert_eq!(circuit.snapshot(now()).counts.total, 0, "the closed window begins empty");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trial_call_of_one_half_open_state_says_nothing_in_the_next() {
+    let circuit = one_trial_call().circuit().clone();
+    circuit.trip(now());
+    tokio::time::advance(seconds(5)).await;
+    let first = circuit.acquire(now()).unwrap();
+    // It is given up on, and after another wait the next is let in.
+    tokio::time::advance(seconds(5)).await;
+    assert!(circuit.acquire(now()).is_err());
+    tokio::time::advance(seconds(10)).await;
+    let second = circuit.acquire(now()).unwrap();
+    first.finish(Outcome::Success, seconds(15), now());
+    assert_eq!(circuit.state(), State::HalfOpen);
+    assert!(circuit.acquire(now()).is_err(), "the second is still out");
+    second.finish(Outcome::Failure(Origin::Remote), seconds(0), now());
+    assert_eq!(circuit.state(), State::Open);
 }
 
 #[tokio::test(start_paused = true)]

@@ -28,8 +28,7 @@ impl UnderWay {
     }
 
     // The call may end on another thread: each stripe counts down what it counted up, and so is never negative.
-    pub(crate) fn end(&self, counted: Counted) {
-        let Counted(stripe) = counted;
+    pub(crate) fn end(&self, Counted(stripe): Counted) {
         self.0[usize::from(stripe)].0.fetch_sub(1, Ordering::Relaxed);
     }
 

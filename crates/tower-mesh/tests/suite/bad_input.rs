@@ -11,13 +11,15 @@ use tower_mesh::{Config, Mesh, MeshBuilder};
 use crate::inner::{Counting, Says, Source, Streams};
 
 type Told = (String, String, String);
+/// Path, found, allowed.
+type Expected = (&'static str, &'static str, &'static str);
 
 fn told(mistakes: &[Mistake]) -> Vec<Told> {
     let own = |text: &str| text.to_owned();
     mistakes.iter().map(|m| (own(m.field()), own(m.found()), own(m.allowed()))).collect()
 }
 
-fn expect(expected: &[(&str, &str, &str)]) -> Vec<Told> {
+fn expect(expected: &[Expected]) -> Vec<Told> {
     expected
         .iter()
         .map(|(path, found, allowed)| (path.to_string(), found.to_string(), allowed.to_string()))
@@ -59,7 +61,7 @@ const A_NAME: &str = "1 to 253 ASCII letters, digits and - _ . : / between a let
 
 /// Each with the mistakes it makes.
 fn wrong_services() -> Vec<(&'static str, Vec<Told>)> {
-    let cases: &[(&str, &[(&str, &str, &str)])] = &[
+    let cases: &[(&str, &[Expected])] = &[
         ("a.endpoint = [\"h:1\"]\nresolver = \"dns\"", &[("endpoint", "an unknown field", SERVICE_FIELDS)]),
         (
             "resolver = \"dns\"\nretry.max_atempts = 2",

@@ -24,9 +24,9 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use tower::ServiceBuilder;
+use tower_mesh::Mesh;
 use tower_mesh::core::BoxError;
 use tower_mesh::discovery::FixedList;
-use tower_mesh::{Config, Mesh};
 use tower_mesh_examples::Backend;
 
 use crate::load::Caller;
@@ -68,8 +68,8 @@ async fn run(length: Duration, json: Option<&Path>) -> Result<(), BoxError> {
     let list = FixedList::new(backends.iter().map(Backend::endpoint))?;
 
     // The mesh: a configuration, who resolves, and the client that the program has anyway.
-    let config = Config::from_path(concat!(env!("CARGO_MANIFEST_DIR"), "/quickstart.toml"))?;
-    let mesh = Mesh::builder().config(config).resolver("backends", list.clone()).build()?;
+    let config = concat!(env!("CARGO_MANIFEST_DIR"), "/quickstart.toml");
+    let mesh = Mesh::builder().config_path(config).resolver("backends", list.clone()).build()?;
     let sent = Arc::new(AtomicU64::new(0));
     let client = ServiceBuilder::new().map_request(counting(&sent)).service(http_client());
     let users = mesh.service("users")?.http(client);

@@ -306,6 +306,11 @@ impl Circuit {
         self.0.endpoint.as_ref().map(EndpointHandle::id)
     }
 
+    /// The record of that endpoint, which tells it from an earlier or later one of the same id.
+    pub fn handle(&self) -> Option<&EndpointHandle> {
+        self.0.endpoint.as_ref()
+    }
+
     /// The knobs.
     pub fn config(&self) -> &BreakerConfig {
         &self.0.config

@@ -115,8 +115,9 @@ impl Shared {
     pub(crate) fn status(&self) -> Vec<EndpointHealth> {
         // Dropping a registration takes the lock, so none is dropped while it is held.
         let there = self.registrations(&self.lock());
-        let mut status: Vec<_> =
-            there.iter().map(|there| EndpointHealth::new(there.id.clone(), there.report().clone())).collect();
+        let health =
+            |there: &Registration| EndpointHealth::new(there.key, there.id.clone(), there.report().clone());
+        let mut status: Vec<_> = there.iter().map(|there| health(there)).collect();
         status.sort_by(|a, b| a.id().cmp(b.id()));
         status
     }

@@ -10,13 +10,19 @@ use crate::policy::{HealthState, Machine};
 /// What the checks say of one endpoint, and why.
 #[derive(Debug, Clone)]
 pub struct EndpointHealth {
+    key: u32,
     id: EndpointId,
     report: Report,
 }
 
 impl EndpointHealth {
-    pub(crate) fn new(id: EndpointId, report: Report) -> Self {
-        Self { id, report }
+    pub(crate) fn new(key: u32, id: EndpointId, report: Report) -> Self {
+        Self { key, id, report }
+    }
+
+    /// The [key](EndpointHandle::key) of its record, which tells it from an earlier or later one of the same id.
+    pub fn key(&self) -> u32 {
+        self.key
     }
 
     /// The endpoint.

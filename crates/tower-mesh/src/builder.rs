@@ -1,7 +1,8 @@
 //! Putting a mesh together.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tower_mesh_core::error::{InvalidConfig, Mistake};
@@ -9,7 +10,7 @@ use tower_mesh_core::{Probe, Resolve, ServiceName};
 use tower_mesh_discovery::FixedList;
 use tower_mesh_health::{HealthConfig, HealthLayer, Prober};
 
-use crate::config::{Config, ConfigError, HealthSettings, ServiceConfig, SourceConfig};
+use crate::config::{Config, ConfigError, Draft, HealthSettings, ServiceConfig, SourceConfig, path_of};
 use crate::mesh::Mesh;
 use crate::part::Part;
 use crate::resolver::AnyResolver;
@@ -22,19 +23,65 @@ type MakeHealth = Box<dyn FnOnce(HealthConfig) -> AnyHealth + Send>;
 #[derive(Default)]
 #[must_use]
 pub struct MeshBuilder {
-    config: Config,
+    config: Given,
     resolvers: HashMap<String, AnyResolver>,
     probes: HashMap<String, MakeHealth>,
 }
 
+/// Where the services and their policies are told. Texts are not read before [`MeshBuilder::build`].
+#[derive(Debug)]
+enum Given {
+    Code(Config),
+    Path(PathBuf),
+    Toml(String),
+    Json(String),
+}
+
+impl Default for Given {
+    fn default() -> Self {
+        Self::Code(Config::new())
+    }
+}
+
+impl Given {
+    fn draft(self) -> Result<Draft, ConfigError> {
+        match self {
+            Self::Code(config) => Ok(Draft::of_code(config)),
+            Self::Path(path) => Draft::of_path(&path),
+            Self::Toml(text) => Draft::of_toml(&text),
+            Self::Json(text) => Draft::of_json(&text),
+        }
+    }
+}
+
 impl MeshBuilder {
-    /// Services and their policies.
+    /// Services and their policies, put together in code or read before. Of several configurations the last one given counts.
     pub fn config(mut self, config: Config) -> Self {
-        self.config = config;
+        self.config = Given::Code(config);
         self
     }
 
-    /// A resolver under the name by which services of the configuration ask for it.
+    /// Services and their policies, read from this file by [`build`](Self::build), so that what is wrong in the file and what is wrong between the
+    /// file and the builder come in one answer; `.json` is JSON, everything else TOML. See [`config`](crate::config) for its form.
+    pub fn config_path(mut self, path: impl Into<PathBuf>) -> Self {
+        self.config = Given::Path(path.into());
+        self
+    }
+
+    /// As [`config_path`](Self::config_path), for a text in TOML.
+    pub fn config_toml(mut self, text: impl Into<String>) -> Self {
+        self.config = Given::Toml(text.into());
+        self
+    }
+
+    /// As [`config_path`](Self::config_path), for a text in JSON.
+    pub fn config_json(mut self, text: impl Into<String>) -> Self {
+        self.config = Given::Json(text.into());
+        self
+    }
+
+    /// A resolver under the name by which services of the configuration ask for it, in place of one given before under that name. One that nobody asks
+    /// for is not used.
     pub fn resolver(mut self, name: impl Into<String>, resolver: impl Resolve) -> Self {
         self.resolvers.insert(name.into(), AnyResolver::new(resolver));
         self
@@ -49,90 +96,93 @@ impl MeshBuilder {
     /// The mesh, not yet started.
     ///
     /// # Errors
-    /// When the configuration asks for something that is not there, or gives something that nobody asks for; every such mistake in one answer.
-    pub fn build(mut self) -> Result<Mesh, ConfigError> {
-        let mut mistakes = Vec::new();
-        let mut parts = BTreeMap::new();
-        for (name, config) in &self.config.services {
-            let path = format!("services.{name}");
-            let own = config.mistakes();
-            if !own.is_empty() {
-                mistakes.extend(own.into_iter().map(|mistake| mistake.under(&path)));
-                self.probes.remove(name.as_str());
-                continue;
-            }
-            let resolver = resolver_for(config, &self.resolvers);
-            let health = health_for(name, config.health.as_ref(), &mut self.probes);
-            match (resolver, health) {
-                (Ok(resolver), Ok(health)) => {
-                    parts.insert(name.clone(), Arc::new(Part::new(name.clone(), config, &resolver, health)));
-                }
-                (resolver, health) => {
-                    let wrong = [resolver.err(), health.err()].into_iter().flatten();
-                    mistakes.extend(wrong.map(|mistake| mistake.under(&path)));
-                }
-            }
+    /// When the configuration cannot be read, says something that cannot be, asks for a resolver or a probe that is not there, or when a probe is
+    /// given that nobody asks for; every such mistake in one answer.
+    pub fn build(self) -> Result<Mesh, ConfigError> {
+        let Self { config, resolvers, mut probes } = self;
+        let Draft { config, mut mistakes } = config.draft()?;
+        for (name, service) in &config.services {
+            let wrong = [resolver_mistake(service, &resolvers), health_mistake(name, service, &probes)];
+            let path = path_of("services", name.as_str());
+            mistakes.extend(wrong.into_iter().flatten().map(|mistake| mistake.under(&path)));
         }
-        for service in self.probes.keys() {
+        let asked_for =
+            |name: &str| config.services.get(name).is_some_and(|service| service.health.is_some());
+        let mut unused: Vec<_> = probes.keys().filter(|name| !asked_for(name)).collect();
+        unused.sort();
+        mistakes.extend(unused.into_iter().map(|name| {
             let allowed = "a probe for a service that has a health table without a path";
-            mistakes.push(Mistake::new(format!("probe({service:?})"), "a probe that is not used", allowed));
-        }
+            Mistake::new(format!("probe({name:?})"), "a probe that is not used", allowed)
+        }));
         InvalidConfig::check(mistakes)?;
-        Ok(Mesh::new(parts, self.config.start_timeout))
-    }
-}
 
-fn resolver_for(
-    config: &ServiceConfig,
-    known: &HashMap<String, AnyResolver>,
-) -> Result<AnyResolver, Mistake> {
-    match &config.source {
-        SourceConfig::Endpoints(endpoints) => match FixedList::new(endpoints.iter().cloned()) {
-            Ok(list) => Ok(AnyResolver::new(list)),
-            Err(error) => Err(Mistake::new("endpoints", error, "each endpoint once")),
-        },
-        SourceConfig::Resolver(name) => known.get(name).cloned().ok_or_else(|| {
-            let mut names: Vec<_> = known.keys().map(|name| format!("{name:?}")).collect();
-            names.sort();
-            let allowed = if names.is_empty() {
-                "one that is given to the builder; none is".into()
-            } else {
-                names.join(", ")
+        let parts = config.services.iter().map(|(name, service)| {
+            let resolver = match &service.source {
+                SourceConfig::Resolver(resolver) => resolvers[resolver].clone(),
+                SourceConfig::Endpoints(endpoints) => {
+                    let list = FixedList::new(endpoints.iter().cloned());
+                    AnyResolver::new(list.expect("a list that was checked names each endpoint once"))
+                }
             };
-            Mistake::new("resolver", format_args!("{name:?}"), allowed)
-        }),
+            let health = service.health.as_ref().map(|settings| match probes.remove(name.as_str()) {
+                Some(make) => make(settings.config),
+                None => http_health(settings),
+            });
+            (name.clone(), Arc::new(Part::new(name.clone(), service, &resolver, health)))
+        });
+        Ok(Mesh::new(parts.collect(), config.start_timeout))
     }
 }
 
-fn health_for(
-    name: &ServiceName,
-    settings: Option<&HealthSettings>,
-    probes: &mut HashMap<String, MakeHealth>,
-) -> Result<Option<AnyHealth>, Mistake> {
-    let Some(settings) = settings else { return Ok(None) };
-    match (&settings.path, probes.remove(name.as_str())) {
-        (None, Some(make)) => Ok(Some(make(settings.config))),
-        (None, None) => {
-            Err(Mistake::new("health.path", "nothing", "a path, or a probe given to the builder"))
-        }
-        (Some(path), Some(_)) => {
-            let found = format_args!("{path:?} beside a probe given to the builder").to_string();
-            Err(Mistake::new("health.path", found, "one of the two"))
-        }
-        #[cfg(feature = "http")]
-        (Some(path), None) => Ok(Some(HealthLayer::new(settings.config, tower_mesh_http::probe::get(path)))),
-        #[cfg(not(feature = "http"))]
-        (Some(path), None) => {
-            let found = format_args!("{path:?}").to_string();
-            Err(Mistake::new("health.path", found, "nothing: this build has no HTTP probe (feature http)"))
-        }
+fn resolver_mistake(service: &ServiceConfig, known: &HashMap<String, AnyResolver>) -> Option<Mistake> {
+    let SourceConfig::Resolver(name) = &service.source else { return None };
+    if known.contains_key(name) {
+        return None;
     }
+    let mut names: Vec<_> = known.keys().map(|name| format!("{name:?}")).collect();
+    names.sort();
+    let allowed =
+        if names.is_empty() { "one that is given to the builder; none is".into() } else { names.join(", ") };
+    Some(Mistake::new("resolver", format_args!("{name:?}"), allowed))
+}
+
+fn health_mistake(
+    name: &ServiceName,
+    service: &ServiceConfig,
+    probes: &HashMap<String, MakeHealth>,
+) -> Option<Mistake> {
+    match (&service.health.as_ref()?.path, probes.contains_key(name.as_str())) {
+        (None, true) => None,
+        (None, false) => {
+            Some(Mistake::new("health.path", "nothing", "a path, or a probe given to the builder"))
+        }
+        (Some(path), true) => {
+            let found = format!("{path:?} beside a probe given to the builder");
+            Some(Mistake::new("health.path", found, "one of the two"))
+        }
+        (Some(path), false) if cfg!(not(feature = "http")) => {
+            let allowed = "nothing: this build has no HTTP probe (feature http)";
+            Some(Mistake::new("health.path", format_args!("{path:?}"), allowed))
+        }
+        (Some(_), false) => None,
+    }
+}
+
+#[cfg(feature = "http")]
+fn http_health(settings: &HealthSettings) -> AnyHealth {
+    let path = settings.path.as_deref().expect("a service without a probe of its own has a path");
+    HealthLayer::new(settings.config, tower_mesh_http::probe::get(path))
+}
+
+#[cfg(not(feature = "http"))]
+fn http_health(_settings: &HealthSettings) -> AnyHealth {
+    unreachable!("a path without an HTTP probe is a mistake")
 }
 
 impl fmt::Debug for MeshBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MeshBuilder")
-            .field("services", &self.config.services.keys())
+            .field("config", &self.config)
             .field("resolvers", &self.resolvers.keys())
             .finish_non_exhaustive()
     }

@@ -24,7 +24,7 @@ pub trait MeshRequest: Send + 'static {
     type Response: 'static;
 }
 
-type Boxed<Q> = BoxCloneSyncService<Q, <Q as MeshRequest>::Response, BoxError>;
+pub(crate) type Boxed<Q> = BoxCloneSyncService<Q, <Q as MeshRequest>::Response, BoxError>;
 
 /// The services that were registered, by name and request type.
 #[derive(Default)]
@@ -58,32 +58,18 @@ impl Registry {
         drop(old);
     }
 
-    /// Makes one call.
-    pub(crate) async fn call<Q: MeshRequest>(
+    /// The service that was registered under this name for requests of type `Q`.
+    pub(crate) fn find<Q: MeshRequest>(
         &self,
-        service: &str,
-        operation: &str,
-        request: Q,
-    ) -> Result<Q::Response, Error> {
-        let operation = Operation::named(operation);
-        let mut found = self.find::<Q>(service, operation)?;
-        let mut call = CallContext::inherit().with_operation(operation);
-        let answer = async {
-            std::future::poll_fn(|cx| call.lend(|| found.poll_ready(cx))).await?;
-            let mut future = call.lend(|| found.call(request));
-            std::future::poll_fn(|cx| call.lend(|| future.as_mut().poll(cx))).await
-        };
-        answer.await.map_err(|error: BoxError| match error.downcast::<Error>() {
-            // A service of the mesh has said all there is to say.
-            Ok(error) => *error,
-            Err(error) => Error::new(ErrorKind::Upstream, service, Some(operation)).because(error),
-        })
-    }
-
-    fn find<Q: MeshRequest>(&self, service: &str, operation: Operation) -> Result<Boxed<Q>, Error> {
+        name: &ServiceName,
+        operation: Operation,
+    ) -> Result<Boxed<Q>, Error> {
+        let wrong = |kind, why: String| Error::new(kind, name.as_str(), Some(operation)).because(why);
         let entries = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let not_found = || Error::new(ErrorKind::ServiceNotFound, service, Some(operation));
-        let entry = entries.get(service).ok_or_else(not_found)?;
+        let Some(entry) = entries.get(name) else {
+            let why = "the configuration has it, but nothing is registered for it".to_owned();
+            return Err(wrong(ErrorKind::ServiceNotFound, why));
+        };
         match entry.by_type.get(&TypeId::of::<Q>()) {
             Some(registered) => {
                 let boxed = registered.service.downcast_ref::<Boxed<Q>>();
@@ -92,13 +78,30 @@ impl Registry {
             None => {
                 let mut takes: Vec<_> = entry.by_type.values().map(|registered| registered.request).collect();
                 takes.sort_unstable();
-                let why = format!(
-                    "it was registered for {}, and called with {}",
-                    takes.join(", "),
-                    type_name::<Q>()
-                );
-                Err(Error::new(ErrorKind::WrongRequestType, service, Some(operation)).because(why))
+                let (takes, given) = (takes.join(", "), type_name::<Q>());
+                let why = format!("it is registered for {takes}, and was called with {given}");
+                Err(wrong(ErrorKind::WrongRequestType, why))
             }
         }
     }
+}
+
+/// Makes one call.
+pub(crate) async fn call<Q: MeshRequest>(
+    mut service: Boxed<Q>,
+    name: &ServiceName,
+    operation: Operation,
+    request: Q,
+) -> Result<Q::Response, Error> {
+    let mut call = CallContext::inherit().with_operation(operation);
+    let answer = async {
+        std::future::poll_fn(|cx| call.lend(|| service.poll_ready(cx))).await?;
+        let mut future = call.lend(|| service.call(request));
+        std::future::poll_fn(|cx| call.lend(|| future.as_mut().poll(cx))).await
+    };
+    answer.await.map_err(|error: BoxError| match error.downcast::<Error>() {
+        // A service of the mesh has said all there is to say.
+        Ok(error) => *error,
+        Err(error) => Error::new(ErrorKind::Upstream, name.as_str(), Some(operation)).because(error),
+    })
 }

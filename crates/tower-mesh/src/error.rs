@@ -136,11 +136,17 @@ impl fmt::Display for Error {
             ErrorKind::AttemptTimedOut => "no answer in time",
             ErrorKind::Upstream => "the request failed",
         };
-        write!(f, "service {}", self.service)?;
+        // The caller's own words may come from outside: they break no line.
+        write!(f, "service {}", self.service.escape_debug())?;
         if let Some(operation) = self.operation {
-            write!(f, ", operation {operation}")?;
+            write!(f, ", operation {}", operation.as_str().escape_debug())?;
         }
         write!(f, ": {what}")?;
+        if matches!(self.kind, ErrorKind::ServiceNotFound | ErrorKind::WrongRequestType)
+            && let Some(why) = &self.source
+        {
+            write!(f, " ({why})")?; // of our own making: it names types, and no place
+        }
         if self.attempts > 1 {
             write!(f, " after {} attempts", self.attempts)?;
         }

@@ -11,6 +11,7 @@ mod part;
 mod resolver;
 mod service;
 mod status;
+mod under_way;
 
 pub use builder::MeshBuilder;
 pub use call::MeshRequest;

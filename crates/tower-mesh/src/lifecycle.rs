@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower_mesh_core::{BoxError, ServiceName};
+use tower_mesh_core::{BoxError, Operation, ServiceName};
 use tower_mesh_discovery::DiscoveryState;
 
+use crate::error::{Error, ErrorKind};
 use crate::part::{Component, Part};
 use crate::status::MeshState;
 
@@ -49,6 +51,17 @@ impl Lifecycle {
         }
     }
 
+    /// Whether calls are taken.
+    #[inline]
+    pub(crate) fn admit(&self, service: &ServiceName, operation: Option<Operation>) -> Result<(), Error> {
+        let kind = match self.state() {
+            MeshState::Starting | MeshState::Running => return Ok(()),
+            MeshState::Built => ErrorKind::NotStarted,
+            MeshState::Stopping | MeshState::Stopped => ErrorKind::ShuttingDown,
+        };
+        Err(Error::new(kind, service.as_str(), operation))
+    }
+
     /// Starts everything in order: discovery, and when every required service is resolved, health. (Circuits need no work in the background.)
     pub(crate) async fn start(
         &self,
@@ -59,17 +72,18 @@ impl Lifecycle {
         for part in parts.values() {
             self.run(part, Component::Discovery);
         }
-        let deadline = tokio::time::Instant::now() + timeout;
-        for part in parts.values().filter(|part| part.required) {
-            if let Err(error) = resolved(part, deadline, timeout).await {
-                self.end().await;
-                return Err(error);
+        let required = parts.values().filter(|part| part.required);
+        let resolved = try_join_all(required.map(|part| resolved(part, timeout)));
+        if let Some(Err(error)) = self.stop.run_until_cancelled(resolved).await {
+            self.end().await;
+            return Err(error);
+        }
+        // Somebody may shut it down meanwhile: then it stays so, and no more is started.
+        if self.state() == MeshState::Starting {
+            for part in parts.values() {
+                self.run(part, Component::Health);
             }
         }
-        for part in parts.values() {
-            self.run(part, Component::Health);
-        }
-        // Somebody may have shut it down meanwhile: then it stays so.
         self.go(MeshState::Starting, MeshState::Running).map_err(StartError::not_built)
     }
 
@@ -82,38 +96,39 @@ impl Lifecycle {
         /// How often the calls under way are counted while draining.
         const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-        self.state.store(MeshState::Stopping as u8, Ordering::Release);
-        let in_flight = || -> u64 {
-            let statuses = parts.values().map(|part| part.discovery.status());
-            statuses.flat_map(|status| status.endpoints).map(|endpoint| endpoint.counts().in_flight()).sum()
+        self.state.fetch_max(MeshState::Stopping as u8, Ordering::AcqRel);
+        let under_way = || -> u64 { parts.values().map(|part| part.under_way()).sum() };
+        let drained = async {
+            while under_way() > 0 {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
         };
-        let deadline = tokio::time::Instant::now() + grace;
-        while in_flight() > 0 && tokio::time::Instant::now() < deadline {
-            tokio::time::sleep_until((tokio::time::Instant::now() + LOOK_EVERY).min(deadline)).await;
-        }
-        let cut_off = in_flight();
+        let cut_off = match tokio::time::timeout(grace, drained).await {
+            Ok(()) => 0,
+            Err(_) => under_way(),
+        };
         let tasks = self.tasks.len();
         self.end().await;
         ShutdownReport { cut_off, tasks }
     }
 
     async fn end(&self) {
-        self.state.store(MeshState::Stopping as u8, Ordering::Release);
+        self.state.fetch_max(MeshState::Stopping as u8, Ordering::AcqRel);
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        self.state.store(MeshState::Stopped as u8, Ordering::Release);
+        self.state.fetch_max(MeshState::Stopped as u8, Ordering::AcqRel);
     }
 }
 
 /// Waits until `part` is resolved.
-async fn resolved(part: &Part, deadline: tokio::time::Instant, timeout: Duration) -> Result<(), StartError> {
+async fn resolved(part: &Part, timeout: Duration) -> Result<(), StartError> {
     let failed = |source: BoxError| StartError {
         component: Component::Discovery.as_str(),
         service: Some(part.name.clone()),
         source: Some(source),
     };
-    match tokio::time::timeout_at(deadline, part.discovery.answered()).await {
+    match tokio::time::timeout(timeout, part.discovery.answered()).await {
         Ok(status) if status.state == DiscoveryState::NotFound => {
             Err(failed("the source knows no such service".into()))
         }
@@ -172,7 +187,9 @@ impl std::error::Error for StartError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShutdownReport {
-    /// Calls still under way when the grace was over. They are not dropped: their futures are their callers'. Nothing is picked for them any more.
+    /// Calls still under way when the grace was over, those included that wait between attempts or whose response body is still being read. They are
+    /// not dropped: their futures are their callers', and go on with the endpoints that were known last. If a service has calls of both
+    /// kinds, at least the greater number of them.
     pub cut_off: u64,
     /// Background tasks that were ended and waited for.
     pub tasks: usize,

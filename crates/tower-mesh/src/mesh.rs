@@ -5,16 +5,17 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tower_mesh_core::{BoxError, ServiceName};
+use tower_mesh_core::{BoxError, Operation, ServiceName};
 use tower_service::Service;
 
 use crate::builder::MeshBuilder;
-use crate::call::{MeshRequest, Registry};
+use crate::call::{self, MeshRequest, Registry};
 use crate::error::{Error, ErrorKind};
 use crate::lifecycle::{Lifecycle, ShutdownReport, StartError};
 use crate::part::Part;
 use crate::service::ServiceHandle;
 use crate::status::{MeshState, MeshStatus};
+use crate::under_way::{Counted, UnderWay};
 
 /// A mesh of services, of any number of request types. Clones are the same mesh.
 #[derive(Clone)]
@@ -60,8 +61,8 @@ impl Mesh {
         S::Error: Into<BoxError>,
         S::Future: Send + 'static,
     {
-        let part =
-            self.0.parts.get(name).ok_or_else(|| Error::new(ErrorKind::ServiceNotFound, name, None))?;
+        let not_found = || Error::new(ErrorKind::ServiceNotFound, name, None);
+        let part = self.0.parts.get(name).ok_or_else(not_found)?;
         self.0.registry.register::<Q, S>(part.name.clone(), service);
         Ok(())
     }
@@ -69,30 +70,45 @@ impl Mesh {
     /// Calls an operation of a registered service. Dropping the future abandons the call.
     ///
     /// # Errors
-    /// See [`ErrorKind`]; [`ErrorKind::ServiceNotFound`] and [`ErrorKind::WrongRequestType`] are answered at once.
+    /// See [`ErrorKind`]; those that say that the call cannot be made at all are answered at once, whatever the state of the mesh.
     pub async fn call<Q: MeshRequest>(
         &self,
         service: &str,
         operation: &str,
         request: Q,
     ) -> Result<Q::Response, Error> {
-        self.0.registry.call(service, operation, request).await
+        let operation = Operation::named(operation);
+        let not_found = || Error::new(ErrorKind::ServiceNotFound, service, Some(operation));
+        let part = self.0.parts.get(service).ok_or_else(not_found)?;
+        let service = self.0.registry.find::<Q>(&part.name, operation)?;
+        self.0.lifecycle.admit(&part.name, Some(operation))?;
+
+        /// Counts the call out however it ends.
+        struct Call<'a>(&'a UnderWay, Option<Counted>);
+        impl Drop for Call<'_> {
+            fn drop(&mut self) {
+                self.1.take().into_iter().for_each(|counted| self.0.end(counted));
+            }
+        }
+        let _call = Call(&part.named_calls, Some(part.named_calls.begin()));
+        call::call(service, &part.name, operation, request).await
     }
 
-    /// Starts discovery, waits until every required service is resolved, then starts the probes. Returns when calls can be made.
+    /// Starts discovery, waits until every required service is resolved, then starts the probes. Returns when that is done. Calls are taken from
+    /// the first moment, and wait for their service to be resolved.
     ///
     /// Dropping the future leaves it as far as it got; [`shutdown`](Self::shutdown) ends that.
     ///
     /// # Errors
     /// When a required service cannot be resolved within the configured `start_timeout`, naming it; what had started is stopped again. When it
-    /// has been started before.
+    /// has been started or shut down before.
     pub async fn start(&self) -> Result<(), StartError> {
         self.0.lifecycle.start(&self.0.parts, self.0.start_timeout).await
     }
 
     /// Takes no more calls, waits up to `grace` for those under way, ends every background task and waits for it.
     ///
-    /// A mesh that was shut down is not started again.
+    /// A mesh that was shut down is not started again. Dropping the future leaves it without new calls and its tasks as they are; a further call ends them.
     pub async fn shutdown(&self, grace: Duration) -> ShutdownReport {
         self.0.lifecycle.shutdown(&self.0.parts, grace).await
     }

@@ -13,6 +13,7 @@ use tower_mesh_retry::{DeadlineLayer, RetryBudget, RetryLayer};
 use crate::builder::AnyHealth;
 use crate::config::ServiceConfig;
 use crate::resolver::AnyResolver;
+use crate::under_way::UnderWay;
 
 /// One service of a mesh. Every handle to it is made from these layers, so all of them share endpoints, circuits, probes and budget.
 pub(crate) struct Part {
@@ -23,6 +24,10 @@ pub(crate) struct Part {
     pub(crate) retry: RetryLayer<ByResult>,
     pub(crate) deadline: DeadlineLayer,
     pub(crate) health: Option<HealthLayer>,
+    /// Calls through the layers whose answer is awaited.
+    pub(crate) calls: UnderWay,
+    /// Calls by name whose answer is awaited, through the layers or not.
+    pub(crate) named_calls: UnderWay,
     work: Mutex<Vec<Work>>,
 }
 
@@ -69,8 +74,19 @@ impl Part {
             retry: RetryLayer::new(config.retry, ByResult).budget(RetryBudget::new(config.budget)),
             deadline: DeadlineLayer::new(config.deadline),
             health,
+            calls: UnderWay::default(),
+            named_calls: UnderWay::default(),
             work: Mutex::new(work),
         }
+    }
+
+    /// How many calls are under way, at least: what waits for its answer, and what is still being read.
+    pub(crate) fn under_way(&self) -> u64 {
+        // The circuits know the endpoints that discovery has taken out too, for as long as a call holds them.
+        let circuits = self.breaker.circuits();
+        let endpoints = circuits.iter().filter_map(|circuit| circuit.handle());
+        let in_flight = endpoints.map(|endpoint| endpoint.counts().in_flight()).sum::<u64>();
+        in_flight.max(self.calls.count()).max(self.named_calls.count())
     }
 
     /// Hands the work of one kind over, once.

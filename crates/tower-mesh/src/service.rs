@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use tower_layer::Layer;
 use tower_mesh_breaker::{Breaker, BreakerLayer};
@@ -18,10 +18,10 @@ use tower_service::Service;
 
 pub use tower_mesh_discovery::With;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::lifecycle::Lifecycle;
 use crate::part::Part;
-use crate::status::MeshState;
+use crate::under_way::Counted;
 
 /// A service of the mesh, to be joined with the client that reaches it.
 ///
@@ -88,7 +88,7 @@ impl<P, C, R> ServiceHandle<P, C, R> {
         let discovery = part.discovery.clone().bind(bind).endpoint_stack(stack).classify(classifier.clone());
         let retry = part.retry.clone().classify(classifier).replay(replay);
         let inner = part.deadline.layer(retry.layer(discovery.layer(client)));
-        let gate = Gate { service: part.name.clone(), lifecycle };
+        let gate = Gate { part, lifecycle };
         MeshService { inner, gate: Sharded::new(gate), operation: None }
     }
 
@@ -164,20 +164,8 @@ pub struct MeshService<S> {
 
 /// What every call asks first.
 struct Gate {
-    service: ServiceName,
+    part: Arc<Part>,
     lifecycle: Arc<Lifecycle>,
-}
-
-impl Gate {
-    #[inline]
-    fn check(&self, operation: Option<Operation>) -> Result<(), Error> {
-        let kind = match self.lifecycle.state() {
-            MeshState::Starting | MeshState::Running => return Ok(()),
-            MeshState::Built => ErrorKind::NotStarted,
-            MeshState::Stopping | MeshState::Stopped => ErrorKind::ShuttingDown,
-        };
-        Err(Error::new(kind, self.service.as_str(), operation))
-    }
 }
 
 impl<S> MeshService<S> {
@@ -191,7 +179,7 @@ impl<S> MeshService<S> {
 
     /// The service's name.
     pub fn name(&self) -> &ServiceName {
-        &self.gate.service
+        &self.gate.part.name
     }
 
     /// The layers.
@@ -209,7 +197,7 @@ where
     type Future = MeshFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.inner.poll_ready(cx).map_err(|error| Error::of_call(error, &self.gate.service, self.operation))
+        self.inner.poll_ready(cx).map_err(|error| Error::of_call(error, &self.gate.part.name, self.operation))
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
@@ -217,7 +205,7 @@ where
         let clone = self.gate.clone();
         let gate = std::mem::replace(&mut self.gate, clone);
         let operation = self.operation.or_else(|| CallContext::with(|call| call.operation()).flatten());
-        let state = match gate.check(operation) {
+        let state = match gate.lifecycle.admit(&gate.part.name, operation) {
             Err(error) => State::Refused { error: Some(error) },
             Ok(()) => {
                 let future = match self.operation {
@@ -231,14 +219,14 @@ where
                 State::Calling { future }
             }
         };
-        MeshFuture { state, gate, operation }
+        MeshFuture { state, gate, operation, counted: None }
     }
 }
 
 impl<S> fmt::Debug for MeshService<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MeshService")
-            .field("service", &self.gate.service)
+            .field("service", &self.gate.part.name)
             .field("operation", &self.operation)
             .finish_non_exhaustive()
     }
@@ -251,6 +239,15 @@ pin_project_lite::pin_project! {
         state: State<F>,
         gate: Sharded<Gate>,
         operation: Option<Operation>,
+        counted: Option<Counted>,
+    }
+    impl<F> PinnedDrop for MeshFuture<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            if let Some(counted) = this.counted.take() {
+                this.gate.part.calls.end(counted);
+            }
+        }
     }
 }
 
@@ -272,18 +269,29 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        Poll::Ready(match this.state.project() {
-            StateProj::Calling { future } => ready!(future.poll(cx))
-                .map_err(|error| Error::of_call(error, &this.gate.service, *this.operation)),
-            StateProj::Refused { error } => {
-                Err(error.take().expect("a future is not polled after it is ready"))
+        let calls = &this.gate.part.calls;
+        match this.state.project() {
+            StateProj::Calling { future } => {
+                let Poll::Ready(result) = future.poll(cx) else {
+                    this.counted.get_or_insert_with(|| calls.begin());
+                    return Poll::Pending;
+                };
+                if let Some(counted) = this.counted.take() {
+                    calls.end(counted);
+                }
+                Poll::Ready(
+                    result.map_err(|error| Error::of_call(error, &this.gate.part.name, *this.operation)),
+                )
             }
-        })
+            StateProj::Refused { error } => {
+                Poll::Ready(Err(error.take().expect("a future is not polled after it is ready")))
+            }
+        }
     }
 }
 
 impl<F> fmt::Debug for MeshFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MeshFuture").field("service", &self.gate.service).finish_non_exhaustive()
+        f.debug_struct("MeshFuture").field("service", &self.gate.part.name).finish_non_exhaustive()
     }
 }

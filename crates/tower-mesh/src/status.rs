@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use tower_mesh_breaker::Circuit;
 use tower_mesh_core::ewma::Decay;
-use tower_mesh_core::{EndpointHandle, EndpointId, Tick};
+use tower_mesh_core::{EndpointHandle, Tick};
 use tower_mesh_health::EndpointHealth;
 
 use crate::part::Part;
@@ -15,7 +15,7 @@ use crate::part::Part;
 /// How far a mesh is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
-#[repr(u8)]
+#[repr(u8)] // in the order in which they are gone through
 pub enum MeshState {
     /// Put together, not started.
     Built,
@@ -155,14 +155,14 @@ impl MeshStatus {
 fn service(part: &Part, now: Tick) -> ServiceStatus {
     let discovery = part.discovery.status();
     let circuits = part.breaker.circuits();
-    let circuits: HashMap<&EndpointId, &Circuit> =
-        circuits.iter().filter_map(|circuit| Some((circuit.endpoint()?, circuit))).collect();
+    // By key: of an endpoint that went and came back, the record before it lives on while a call holds it.
+    let circuits: HashMap<u32, &Circuit> =
+        circuits.iter().filter_map(|circuit| Some((circuit.handle()?.key(), circuit))).collect();
     let health = part.health.as_ref().map(|health| health.status()).unwrap_or_default();
-    let health: HashMap<&EndpointId, &EndpointHealth> =
-        health.iter().map(|health| (health.id(), health)).collect();
+    let health: HashMap<u32, &EndpointHealth> = health.iter().map(|health| (health.key(), health)).collect();
     let decay = Decay::new(part.discovery.config().latency_decay());
     let endpoint = |handle: &EndpointHandle| {
-        let (circuit, health) = (circuits.get(handle.id()), health.get(handle.id()));
+        let (circuit, health) = (circuits.get(&handle.key()), health.get(&handle.key()));
         endpoint_status(handle, circuit.copied(), health.copied(), decay, now)
     };
     let budget = part.retry.get_budget().snapshot(now);

@@ -4,7 +4,7 @@
 //! come in one answer, each with its path, what was found and what is allowed.
 //!
 //! ```toml
-//! start_timeout = "10s"            # how long `Mesh::start` waits for each required service
+//! start_timeout = "10s"            # how long `Mesh::start` waits for the required services
 //!
 //! [defaults.retry]                 # any table of a service may stand under `defaults`, for all services
 //! max_delay = "5s"
@@ -38,14 +38,14 @@
 mod read;
 mod tree;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
 use tower_mesh_breaker::BreakerConfig;
 use tower_mesh_core::error::{InvalidConfig, Mistake};
-use tower_mesh_core::{Endpoint, ServiceName};
+use tower_mesh_core::{BoxError, Endpoint, ServiceName};
 use tower_mesh_discovery::DiscoveryConfig;
 use tower_mesh_health::HealthConfig;
 use tower_mesh_retry::{BudgetConfig, DeadlineConfig, RetryConfig};
@@ -64,7 +64,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// How long [`Mesh::start`](crate::Mesh::start) waits for each required service, unless the configuration says otherwise: 10 s.
+    /// How long [`Mesh::start`](crate::Mesh::start) waits for the required services, unless the configuration says otherwise: 10 s.
     pub const START_TIMEOUT: Duration = Duration::from_secs(10);
 
     /// A configuration without services, to be filled in code.
@@ -74,17 +74,13 @@ impl Config {
 
     /// Reads a file; `.json` is JSON, everything else TOML.
     ///
+    /// What only the rest of the program knows, such as which resolvers there are, is not looked at:
+    /// [`MeshBuilder::config_path`](crate::MeshBuilder::config_path) tells the mistakes of both in one answer.
+    ///
     /// # Errors
     /// When the file cannot be read or parsed, and when anything in it is wrong.
     pub fn from_path(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
-        let path = path.as_ref();
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| ConfigError::Unreadable { path: path.display().to_string(), error })?;
-        if path.extension().is_some_and(|extension| extension == "json") {
-            Self::from_json(&text)
-        } else {
-            Self::from_toml(&text)
-        }
+        Draft::of_path(path.as_ref())?.finish()
     }
 
     /// Reads TOML.
@@ -92,8 +88,7 @@ impl Config {
     /// # Errors
     /// When it cannot be parsed, and when anything in it is wrong.
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
-        let tree = toml::from_str(text).map_err(|error| ConfigError::Malformed(error.into()))?;
-        Ok(tree::read(&tree)?)
+        Draft::of_toml(text)?.finish()
     }
 
     /// Reads JSON.
@@ -101,8 +96,7 @@ impl Config {
     /// # Errors
     /// When it cannot be parsed, and when anything in it is wrong.
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
-        let tree = serde_json::from_str(text).map_err(|error| ConfigError::Malformed(error.into()))?;
-        Ok(tree::read(&tree)?)
+        Draft::of_json(text)?.finish()
     }
 
     /// Adds a service, or replaces the one of its name.
@@ -111,10 +105,78 @@ impl Config {
         self
     }
 
-    /// Sets how long [`Mesh::start`](crate::Mesh::start) waits for each required service.
+    /// Sets how long [`Mesh::start`](crate::Mesh::start) waits for the required services. From 1 ms to 1 h, checked when the mesh is built.
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         self.start_timeout = timeout;
         self
+    }
+
+    fn start_timeout_mistake(timeout: Duration) -> Option<Mistake> {
+        let allowed = Duration::from_millis(1)..=Duration::from_secs(3600);
+        let right = allowed.contains(&timeout);
+        (!right).then(|| Mistake::new("start_timeout", format_args!("{timeout:?}"), "1ms to 1h"))
+    }
+}
+
+/// What was read, and all that is wrong with it. Where something is wrong a stand-in is in its place, so that everything else can still be checked.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    pub(crate) config: Config,
+    pub(crate) mistakes: Vec<Mistake>,
+}
+
+impl Draft {
+    pub(crate) fn of_path(path: &Path) -> Result<Self, ConfigError> {
+        let name = || path.display().to_string();
+        let text =
+            std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable { path: name(), error })?;
+        let json = path.extension().is_some_and(|extension| extension == "json");
+        let draft = if json { Self::of_json(&text) } else { Self::of_toml(&text) };
+        draft.map_err(|error| match error {
+            ConfigError::Malformed { error, .. } => ConfigError::Malformed { path: Some(name()), error },
+            other => other,
+        })
+    }
+
+    pub(crate) fn of_toml(text: &str) -> Result<Self, ConfigError> {
+        match toml::from_str(text) {
+            Ok(tree) => Ok(tree::read(&tree)),
+            Err(error) => Err(ConfigError::Malformed { path: None, error: error.into() }),
+        }
+    }
+
+    pub(crate) fn of_json(text: &str) -> Result<Self, ConfigError> {
+        match serde_json::from_str(text) {
+            Ok(tree) => Ok(tree::read(&tree)),
+            Err(error) => Err(ConfigError::Malformed { path: None, error: error.into() }),
+        }
+    }
+
+    /// What code put together.
+    pub(crate) fn of_code(config: Config) -> Self {
+        let mut mistakes = Vec::from_iter(Config::start_timeout_mistake(config.start_timeout));
+        for (name, service) in &config.services {
+            let path = path_of("services", name.as_str());
+            mistakes.extend(service.mistakes().into_iter().map(|mistake| mistake.under(&path)));
+        }
+        Self { config, mistakes }
+    }
+
+    fn finish(self) -> Result<Config, ConfigError> {
+        InvalidConfig::check(self.mistakes)?;
+        Ok(self.config)
+    }
+}
+
+/// The path to what is called `key` under `parent`, as TOML would have it.
+pub(crate) fn path_of(parent: &str, key: &str) -> String {
+    let bare = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let quoted = key.is_empty() || !key.chars().all(bare);
+    match (parent.is_empty(), quoted) {
+        (true, false) => key.to_owned(),
+        (true, true) => format!("{key:?}"),
+        (false, false) => format!("{parent}.{key}"),
+        (false, true) => format!("{parent}.{key:?}"),
     }
 }
 
@@ -233,25 +295,23 @@ impl ServiceConfig {
         self
     }
 
-    /// What is wrong with it on its own.
-    pub(crate) fn mistakes(&self) -> Vec<Mistake> {
+    /// What is wrong with it on its own. What its tables hold is right, or it could not have been built.
+    fn mistakes(&self) -> Vec<Mistake> {
         let SourceConfig::Endpoints(endpoints) = &self.source else { return Vec::new() };
-        let mut mistakes = Vec::new();
         if endpoints.is_empty() {
-            mistakes.push(Mistake::new("endpoints", "an empty list", "at least one endpoint, or a resolver"));
+            return vec![Mistake::new("endpoints", "an empty list", AT_LEAST_ONE)];
         }
-        for (i, endpoint) in endpoints.iter().enumerate() {
-            if endpoints[..i].iter().any(|earlier| earlier.id() == endpoint.id()) {
-                let path = format!("endpoints[{i}]");
-                mistakes.push(Mistake::new(
-                    path,
-                    format_args!("{} again", endpoint.id()),
-                    "each endpoint once",
-                ));
-            }
-        }
-        mistakes
+        let mut seen = HashSet::new();
+        let twice = endpoints.iter().enumerate().filter(|(_, endpoint)| !seen.insert(endpoint.id()));
+        twice.map(|(i, endpoint)| again(i, endpoint)).collect()
     }
+}
+
+const AT_LEAST_ONE: &str = "at least one endpoint, or a resolver";
+
+/// The mistake of an endpoint that stands in the list already.
+fn again(i: usize, endpoint: &Endpoint) -> Mistake {
+    Mistake::new(format!("endpoints[{i}]"), format_args!("{} again", endpoint.id()), "each endpoint once")
 }
 
 /// A configuration that is not used. Whatever was in use before stays.
@@ -266,7 +326,12 @@ pub enum ConfigError {
         error: std::io::Error,
     },
     /// It is not TOML, or not JSON.
-    Malformed(tower_mesh_core::BoxError),
+    Malformed {
+        /// The path of the file, if it was read from one.
+        path: Option<String>,
+        /// What the parser says, with the place.
+        error: BoxError,
+    },
     /// It says something that cannot be.
     Invalid(InvalidConfig),
 }
@@ -276,7 +341,7 @@ impl ConfigError {
     pub fn mistakes(&self) -> &[Mistake] {
         match self {
             Self::Invalid(invalid) => invalid.mistakes(),
-            Self::Unreadable { .. } | Self::Malformed(_) => &[],
+            Self::Unreadable { .. } | Self::Malformed { .. } => &[],
         }
     }
 }
@@ -291,7 +356,10 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreadable { path, error } => write!(f, "cannot read configuration {path}: {error}"),
-            Self::Malformed(error) => write!(f, "cannot parse configuration: {error}"),
+            Self::Malformed { path: Some(path), error } => {
+                write!(f, "cannot parse configuration {path}: {error}")
+            }
+            Self::Malformed { path: None, error } => write!(f, "cannot parse configuration: {error}"),
             Self::Invalid(invalid) => invalid.fmt(f),
         }
     }
@@ -301,7 +369,7 @@ impl std::error::Error for ConfigError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Unreadable { error, .. } => Some(error),
-            Self::Malformed(error) => Some(&**error),
+            Self::Malformed { error, .. } => Some(&**error),
             Self::Invalid(invalid) => Some(invalid),
         }
     }

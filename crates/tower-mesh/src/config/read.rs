@@ -6,6 +6,8 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use tower_mesh_core::error::{InvalidConfig, Mistake};
 
+use super::path_of;
+
 /// One table under reading. Each getter takes one field; [`finish`](Table::finish) calls what nobody took unknown.
 pub(super) struct Table<'a> {
     path: String,
@@ -43,17 +45,17 @@ impl<'a> Table<'a> {
         let path = parent.path.clone();
         let names = parent.values.map(|values| values.iter()).into_iter().flatten();
         let tables = names.map(|(name, value)| {
-            let path = format!("{path}.{name}");
-            let mut table = Table { path, values: None, known: BTreeSet::new(), mistakes: Vec::new() };
+            let path = path_of(&path, name);
+            let table = |values| Table { path, values, known: BTreeSet::new(), mistakes: Vec::new() };
             match value {
-                Value::Object(values) => table.values = Some(values),
-                other => table.mistakes.push(Mistake::new(table.path.clone(), shown(other), "a table")),
+                Value::Object(values) => Ok((name.as_str(), table(Some(values)))),
+                other => Err(Mistake::new(table(None).path, shown(other), "a table")),
             }
-            (name.as_str(), table)
         });
-        let tables = tables.collect();
+        let (tables, mistakes): (Vec<_>, Vec<_>) = tables.partition(Result::is_ok);
         self.mistakes.extend(parent.mistakes);
-        tables
+        self.mistakes.extend(mistakes.into_iter().filter_map(Result::err));
+        tables.into_iter().filter_map(Result::ok).collect()
     }
 
     fn child(&mut self, key: &'static str, path: String) -> Table<'a> {
@@ -73,20 +75,23 @@ impl<'a> Table<'a> {
         }
     }
 
-    pub(super) fn texts(&mut self, key: &'static str) -> Option<Vec<&'a str>> {
+    /// The texts of a list, each with its place; what is no text is left out, and told.
+    pub(super) fn texts(&mut self, key: &'static str) -> Option<Vec<(usize, &'a str)>> {
         let found = self.take(key)?;
         let Value::Array(values) = found else { return self.no(key, found, "a list of texts") };
         let mut texts = Vec::new();
         for (i, value) in values.iter().enumerate() {
             match value {
-                Value::String(text) => texts.push(text.as_str()),
-                other => {
-                    let path = format!("{}[{i}]", self.path_of(key));
-                    self.mistakes.push(Mistake::new(path, shown(other), "a text"));
-                }
+                Value::String(text) => texts.push((i, text.as_str())),
+                other => self.add(Mistake::new(format!("{key}[{i}]"), shown(other), "a text")),
             }
         }
         Some(texts)
+    }
+
+    /// Whether a field is there and holds nothing.
+    pub(super) fn is_empty_list(&mut self, key: &'static str) -> bool {
+        self.take(key).and_then(Value::as_array).is_some_and(Vec::is_empty)
     }
 
     pub(super) fn flag(&mut self, key: &'static str) -> Option<bool> {
@@ -154,7 +159,8 @@ impl<'a> Table<'a> {
 
     /// Takes a mistake in a field of this table.
     pub(super) fn add(&mut self, mistake: Mistake) {
-        self.mistakes.push(mistake.under(&self.path));
+        let mistake = if self.path.is_empty() { mistake } else { mistake.under(&self.path) };
+        self.mistakes.push(mistake);
     }
 
     /// Takes the mistakes of a table below this one, whose reading is over.
@@ -169,8 +175,7 @@ impl<'a> Table<'a> {
         let allowed = if allowed.is_empty() { "nothing".to_owned() } else { allowed.join(", ") };
         let unknown: Vec<_> = unknown.map(|(key, _)| key.clone()).collect();
         for key in unknown {
-            let path = if self.path.is_empty() { key } else { format!("{}.{key}", self.path) };
-            self.mistakes.push(Mistake::new(path, "an unknown field", allowed.clone()));
+            self.mistakes.push(Mistake::new(path_of(&self.path, &key), "an unknown field", allowed.clone()));
         }
         self.mistakes
     }
@@ -181,7 +186,7 @@ impl<'a> Table<'a> {
     }
 
     fn path_of(&self, key: &str) -> String {
-        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+        path_of(&self.path, key)
     }
 
     fn no<T>(&mut self, key: &'static str, found: &Value, allowed: &str) -> Option<T> {

@@ -1,9 +1,11 @@
 //! Which fields there are, and what becomes of them.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 use tower_mesh_breaker::{BreakerConfig, BreakerConfigBuilder, WindowKind};
 use tower_mesh_core::backoff::Jitter;
-use tower_mesh_core::error::InvalidConfig;
+use tower_mesh_core::error::Mistake;
 use tower_mesh_core::{Endpoint, ServiceName};
 use tower_mesh_discovery::{DiscoveryConfig, DiscoveryConfigBuilder};
 use tower_mesh_health::{HealthConfig, HealthConfigBuilder};
@@ -12,49 +14,46 @@ use tower_mesh_retry::{
 };
 
 use super::read::Table;
-use super::{Config, HealthSettings, ServiceConfig, SourceConfig};
+use super::{AT_LEAST_ONE, Config, Draft, HealthSettings, ServiceConfig, SourceConfig, again, path_of};
 
 /// Reads a whole tree.
-pub(super) fn read(tree: &Value) -> Result<Config, InvalidConfig> {
+pub(super) fn read(tree: &Value) -> Draft {
     let mut root = Table::root(tree);
     let mut config = Config::default();
     if let Some(timeout) = root.duration("start_timeout") {
-        config.start_timeout = timeout;
+        match Config::start_timeout_mistake(timeout) {
+            None => config.start_timeout = timeout,
+            Some(mistake) => root.add(mistake),
+        }
     }
 
     // Builders hold raw values, so the defaults of the file are simply where each service's reading begins. What is wrong in them is told once,
     // not again for every service.
     let mut defaults = root.table("defaults");
-    let (base, built) = Policies::default().read(&mut defaults);
+    let mut base = Policies::default();
+    base.read(&mut defaults);
     root.absorb(defaults);
-    let base = if built.is_some() { base } else { Policies::default() };
 
     for (name, mut table) in root.named_tables("services") {
-        let service = read_service(&mut table, &base);
+        let service = read_service(&mut table, base.clone());
+        root.absorb(table);
         match name.parse::<ServiceName>() {
             Ok(name) => {
-                if let Some(service) = service {
-                    config.services.insert(name, service);
-                }
+                config.services.insert(name, service);
             }
-            Err(error) => root.mistake("services", format_args!("{name:?}"), &error.to_string()),
+            Err(_) => root.add(Mistake::new(path_of("services", name), "an invalid name", NAME)),
         }
-        root.absorb(table);
     }
-    InvalidConfig::check(root.finish())?;
-    Ok(config)
+    Draft { config, mistakes: root.finish() }
 }
 
-fn read_service(table: &mut Table<'_>, base: &Policies) -> Option<ServiceConfig> {
-    let source = read_source(table);
-    let required = table.flag("required").unwrap_or(true);
-    let (policies, built) = base.clone().read(table);
-    let mut service = ServiceConfig::new(source?);
-    for mistake in service.mistakes() {
-        table.add(mistake);
-    }
-    let built = built?;
-    service.required = required;
+const NAME: &str = "1 to 253 ASCII letters, digits and - _ . : / between a letter or digit at each end";
+const ADDRESS: &str = "1 to 1024 bytes without blanks or control characters";
+
+fn read_service(table: &mut Table<'_>, mut policies: Policies) -> ServiceConfig {
+    let mut service = ServiceConfig::new(read_source(table));
+    service.required = table.flag("required").unwrap_or(true);
+    let built = policies.read(table);
     service.discovery = built.discovery;
     service.deadline = built.deadline;
     service.retry = built.retry;
@@ -62,28 +61,36 @@ fn read_service(table: &mut Table<'_>, base: &Policies) -> Option<ServiceConfig>
     service.breaker = built.breaker;
     service.health =
         policies.probed.then_some(HealthSettings { config: built.health, path: policies.health_path });
-    Some(service)
+    service
 }
 
-fn read_source(table: &mut Table<'_>) -> Option<SourceConfig> {
+fn read_source(table: &mut Table<'_>) -> SourceConfig {
     let resolver = table.text("resolver");
-    let Some(addresses) = table.texts("endpoints") else {
-        if resolver.is_none() {
-            table.mistake("resolver", "nothing", "a resolver, or a list of endpoints");
-        }
-        return resolver.map(|name| SourceConfig::Resolver(name.to_owned()));
-    };
+    let addresses = table.texts("endpoints");
+    match (table.has("resolver"), table.has("endpoints")) {
+        (false, false) => table.mistake("resolver", "nothing", "a resolver, or a list of endpoints"),
+        (true, true) => table.mistake("resolver", "a resolver beside endpoints", "one of the two"),
+        _ => {}
+    }
     if let Some(name) = resolver {
-        table.mistake("resolver", format_args!("{name:?} beside endpoints"), "one of the two");
+        return SourceConfig::Resolver(name.to_owned());
     }
-    let mut endpoints = Vec::new();
-    for address in addresses {
+    if table.is_empty_list("endpoints") {
+        table.mistake("endpoints", "an empty list", AT_LEAST_ONE);
+    }
+    let mut endpoints: Vec<Endpoint> = Vec::new();
+    let mut seen = HashSet::new();
+    for (i, address) in addresses.unwrap_or_default() {
         match address.parse::<Endpoint>() {
-            Ok(endpoint) => endpoints.push(endpoint),
-            Err(error) => table.mistake("endpoints", format_args!("{address:?}"), &error.to_string()),
+            Ok(endpoint) if seen.insert(endpoint.id().clone()) => endpoints.push(endpoint),
+            Ok(endpoint) => table.add(again(i, &endpoint)),
+            Err(_) => {
+                let found = format!("{:?}", address.chars().take(64).collect::<String>());
+                table.add(Mistake::new(format!("endpoints[{i}]"), found, ADDRESS));
+            }
         }
     }
-    Some(SourceConfig::Endpoints(endpoints))
+    SourceConfig::Endpoints(endpoints)
 }
 
 /// The tables of a service under construction.
@@ -133,21 +140,34 @@ macro_rules! set {
     };
 }
 
+/// What a builder makes; if it refuses, that is told and it is as if nothing had been said: `checked!(table, builder, fresh)`.
+macro_rules! checked {
+    ($table:expr, $builder:expr, $fresh:expr) => {
+        match $table.checked($builder.build()) {
+            Some(config) => config,
+            None => {
+                $builder = $fresh;
+                $builder.build().expect("the mesh's defaults are right")
+            }
+        }
+    };
+}
+
 impl Policies {
-    /// Takes in the tables that are there. None built if any of them is wrong; the mistakes are in `table`.
-    fn read(mut self, table: &mut Table<'_>) -> (Self, Option<Built>) {
+    /// Takes in the tables that are there. The mistakes are in `table`; a table that is wrong counts as if it said nothing.
+    fn read(&mut self, table: &mut Table<'_>) -> Built {
         let mut part = table.table("discovery");
         set!(self.discovery, part, ready_timeout: duration, latency_decay: duration, failure_penalty: duration,
             stalled_after: duration);
         if let Some(max) = part.count("max_endpoints") {
             self.discovery = self.discovery.max_endpoints(max as usize);
         }
-        let discovery = part.checked(self.discovery.build());
+        let discovery = checked!(part, self.discovery, Policies::default().discovery);
         table.absorb(part);
 
         let mut part = table.table("deadline");
         set!(self.deadline, part, timeout: duration);
-        let deadline = part.checked(self.deadline.build());
+        let deadline = checked!(part, self.deadline, Policies::default().deadline);
         table.absorb(part);
 
         let mut part = table.table("retry");
@@ -156,12 +176,12 @@ impl Policies {
         if let Some(jitter) = part.word("jitter", JITTERS) {
             self.retry = self.retry.jitter(jitter);
         }
-        let retry = part.checked(self.retry.build());
+        let retry = checked!(part, self.retry, Policies::default().retry);
         table.absorb(part);
 
         let mut part = table.table("budget");
         set!(self.budget, part, ratio: number, min_per_second: count, ttl: duration, min_concurrency: count);
-        let budget = part.checked(self.budget.build());
+        let budget = checked!(part, self.budget, Policies::default().budget);
         table.absorb(part);
 
         let mut part = table.table("breaker");
@@ -170,13 +190,16 @@ impl Policies {
             max_reset_timeout: duration, half_open_permits: count, stalled_after: duration);
         match (part.duration("window"), part.count("window_calls")) {
             (Some(window), None) => self.breaker = self.breaker.window(WindowKind::Time(window)),
-            (None, Some(calls)) => self.breaker = self.breaker.window(WindowKind::Calls(calls)),
+            (None, Some(calls @ 1..=1_000_000)) => {
+                self.breaker = self.breaker.window(WindowKind::Calls(calls));
+            }
+            (None, Some(calls)) => part.mistake("window_calls", calls, "1 to 1000000"),
             (Some(_), Some(calls)) => {
                 part.mistake("window_calls", format_args!("{calls} beside window"), "one of the two");
             }
             (None, None) => {}
         }
-        let breaker = part.checked(self.breaker.build());
+        let breaker = checked!(part, self.breaker, Policies::default().breaker);
         table.absorb(part);
 
         self.probed |= table.has("health");
@@ -187,18 +210,13 @@ impl Policies {
         if let Some(max) = part.count("max_concurrent") {
             self.health = self.health.max_concurrent(max as usize);
         }
-        if let Some(path) = part.text("path") {
-            self.health_path = Some(path.to_owned());
+        if part.has("path") {
+            self.health_path = Some(part.text("path").unwrap_or_default().to_owned());
         }
-        let health = part.checked(self.health.build());
+        let health = checked!(part, self.health, Policies::default().health);
         table.absorb(part);
 
-        let all = (discovery, deadline, retry, budget, breaker, health);
-        let (Some(discovery), Some(deadline), Some(retry), Some(budget), Some(breaker), Some(health)) = all
-        else {
-            return (self, None);
-        };
-        (self, Some(Built { discovery, deadline, retry, budget, breaker, health }))
+        Built { discovery, deadline, retry, budget, breaker, health }
     }
 }
 
@@ -252,14 +270,14 @@ mod tests {
             "start_timeout",
             "colour",
             "defaults.breaker.failure_threshold",
-            "services.users.endpoints",
+            "services.users.endpoints[2]",
             "services.users.endpoints[1]",
             "services.users.retry.max_attempts",
             "services.users.retry.base_delay",
             "services.users.retry.max_atempts",
             "services.orders.endpoints",
             "services.orders.breaker.window_calls",
-            "services",
+            "services.\"no name\"",
             "services.lost.resolver",
         ] {
             assert!(fields.contains(&field), "{field} not in {fields:?}");
@@ -312,6 +330,6 @@ mod tests {
             Config::from_json(r#"{"services": {"a": {"endpoints": ["h:1"], "budget": {"ratio": 1}}}}"#)
                 .unwrap();
         assert_eq!(format!("{:?}", toml.services["a"]), format!("{:?}", json.services["a"]));
-        assert!(matches!(Config::from_json("{"), Err(crate::config::ConfigError::Malformed(_))));
+        assert!(matches!(Config::from_json("{"), Err(crate::config::ConfigError::Malformed { .. })));
     }
 }

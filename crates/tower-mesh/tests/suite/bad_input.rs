@@ -1,0 +1,267 @@
+//! What cannot be is refused before anything starts: all mistakes in one answer, each with its path, what was found and what is allowed.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tower_mesh::config::{ConfigError, ServiceConfig};
+use tower_mesh::core::error::Mistake;
+use tower_mesh::{Config, Mesh, MeshBuilder};
+
+use crate::inner::{Counting, Says, Source, Streams};
+
+type Told = (String, String, String);
+/// Path, found, allowed.
+type Expected = (&'static str, &'static str, &'static str);
+
+fn told(mistakes: &[Mistake]) -> Vec<Told> {
+    let own = |text: &str| text.to_owned();
+    mistakes.iter().map(|m| (own(m.field()), own(m.found()), own(m.allowed()))).collect()
+}
+
+fn expect(expected: &[Expected]) -> Vec<Told> {
+    expected
+        .iter()
+        .map(|(path, found, allowed)| (path.to_string(), found.to_string(), allowed.to_string()))
+        .collect()
+}
+
+/// A builder that has a resolver, counted.
+fn builder(streams: &Arc<Streams>) -> MeshBuilder {
+    let source = Source::new(streams, Says::Endpoint("a:1"));
+    Mesh::builder().resolver("dns", source.clone()).resolver("list", source)
+}
+
+/// Builds from TOML and, said in JSON, from that: both must tell the same.
+fn mistakes(toml: &str) -> Vec<Told> {
+    let streams = Arc::new(Streams::default());
+    let tree: serde_json::Value = toml::from_str(toml).unwrap();
+    let of_toml = builder(&streams).config_toml(toml).build().unwrap_err();
+    let of_json = builder(&streams).config_json(tree.to_string()).build().unwrap_err();
+    // In the order of the file, or of the alphabet: that depends on the parser.
+    let sorted = |mut told: Vec<Told>| {
+        told.sort();
+        told
+    };
+    let found = told(of_toml.mistakes());
+    assert_eq!(sorted(found.clone()), sorted(told(of_json.mistakes())));
+    assert_eq!(streams.counts(), (0, 0), "nothing was resolved");
+    let text = of_toml.to_string();
+    for (path, found, allowed) in &found {
+        assert!(text.contains(&format!("{path}: found {found}, allowed is {allowed}")), "{text}");
+    }
+    found
+}
+
+const SERVICE_FIELDS: &str =
+    "breaker, budget, deadline, discovery, endpoints, health, required, resolver, retry";
+const A_DURATION: &str = "a duration with a unit, such as \"500ms\", \"2s\" or \"1m\"";
+const AN_ADDRESS: &str = "1 to 1024 bytes without blanks or control characters";
+const A_NAME: &str = "1 to 253 ASCII letters, digits and - _ . : / between a letter or digit at each end";
+
+/// Each with the mistakes it makes.
+fn wrong_services() -> Vec<(&'static str, Vec<Told>)> {
+    let cases: &[(&str, &[Expected])] = &[
+        ("a.endpoint = [\"h:1\"]\nresolver = \"dns\"", &[("endpoint", "an unknown field", SERVICE_FIELDS)]),
+        (
+            "resolver = \"dns\"\nretry.max_atempts = 2",
+            &[(
+                "retry.max_atempts",
+                "an unknown field",
+                "attempt_timeout, base_delay, jitter, max_attempts, max_delay, max_wait, ready_timeout",
+            )],
+        ),
+        ("resolver = \"dns\"\nretry.max_attempts = 21", &[("retry.max_attempts", "21", "1 to 20")]),
+        (
+            "resolver = \"dns\"\nretry.max_attempts = -1",
+            &[("retry.max_attempts", "-1", "a whole number from 0 to 4294967295")],
+        ),
+        (
+            "resolver = \"dns\"\nbreaker.failure_threshold = 1.5",
+            &[("breaker.failure_threshold", "1.5", "over 0, up to 1")],
+        ),
+        ("resolver = \"dns\"\nbreaker.window_calls = 0", &[("breaker.window_calls", "0", "1 to 1000000")]),
+        ("resolver = \"dns\"\nhealth.path = \"/\"\nhealth.rise = 0", &[("health.rise", "0", "at least 1")]),
+        ("resolver = \"dns\"\ndeadline.timeout = 5", &[("deadline.timeout", "5", A_DURATION)]),
+        ("resolver = \"dns\"\ndeadline.timeout = \"5\"", &[("deadline.timeout", "\"5\"", A_DURATION)]),
+        (
+            "resolver = \"dns\"\nretry.jitter = \"some\"",
+            &[("retry.jitter", "\"some\"", "\"none\", \"full\", \"equal\", \"decorrelated\"")],
+        ),
+        ("resolver = \"dns\"\nrequired = \"yes\"", &[("required", "\"yes\"", "true or false")]),
+        ("resolver = \"dns\"\nretry = 3", &[("retry", "3", "a table")]),
+        ("resolver = \"consul\"", &[("resolver", "\"consul\"", "\"dns\", \"list\"")]),
+        ("resolver = 5", &[("resolver", "5", "a text")]),
+        ("endpoints = []", &[("endpoints", "an empty list", "at least one endpoint, or a resolver")]),
+        ("endpoints = \"h:1\"", &[("endpoints", "\"h:1\"", "a list of texts")]),
+        ("endpoints = [\"h:1\", \"i:1\", \"h:1\"]", &[("endpoints[2]", "h:1 again", "each endpoint once")]),
+        ("endpoints = [\"two words\"]", &[("endpoints[0]", "\"two words\"", AN_ADDRESS)]),
+        (
+            "endpoints = [\"\", 5, \"h:1\", \"h:1\"]",
+            &[
+                ("endpoints[1]", "5", "a text"),
+                ("endpoints[0]", "\"\"", AN_ADDRESS),
+                ("endpoints[3]", "h:1 again", "each endpoint once"),
+            ],
+        ),
+        (
+            "endpoints = [\"h:1\"]\nresolver = \"dns\"",
+            &[("resolver", "a resolver beside endpoints", "one of the two")],
+        ),
+        ("required = false", &[("resolver", "nothing", "a resolver, or a list of endpoints")]),
+        (
+            "resolver = \"dns\"\nhealth.interval = \"1s\"",
+            &[("health.path", "nothing", "a path, or a probe given to the builder")],
+        ),
+        ("resolver = \"dns\"\nhealth.path = 5", &[("health.path", "5", "a text")]),
+        // The resolver is looked for although the service has other mistakes.
+        (
+            "resolver = \"consul\"\nretry.max_attempts = 0\nhealth.interval = \"1s\"",
+            &[
+                ("retry.max_attempts", "0", "1 to 20"),
+                ("resolver", "\"consul\"", "\"dns\", \"list\""),
+                ("health.path", "nothing", "a path, or a probe given to the builder"),
+            ],
+        ),
+    ];
+    cases.iter().map(|(text, expected)| (text.trim_start_matches("a."), expect(expected))).collect()
+}
+
+fn under(path: &str, told: &[Told]) -> Vec<Told> {
+    told.iter()
+        .map(|(field, found, allowed)| (format!("{path}.{field}"), found.clone(), allowed.clone()))
+        .collect()
+}
+
+#[test]
+fn each_mistake_in_a_service_is_told_with_path_found_and_allowed() {
+    for (text, expected) in wrong_services() {
+        assert_eq!(
+            mistakes(&format!("[services.users]\n{text}")),
+            under("services.users", &expected),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn each_mistake_outside_the_services_too() {
+    for (text, expected) in [
+        ("colour = 1", ("colour", "an unknown field", "defaults, services, start_timeout")),
+        ("start_timeout = 10", ("start_timeout", "10", A_DURATION)),
+        ("start_timeout = \"0s\"", ("start_timeout", "0ns", "1ms to 1h")),
+        ("start_timeout = \"1000000y\"", ("start_timeout", "31557600000000s", "1ms to 1h")),
+        ("services = 5", ("services", "5", "a table")),
+        ("services.users = 5", ("services.users", "5", "a table")),
+        ("services.\"no name\".resolver = \"dns\"", ("services.\"no name\"", "an invalid name", A_NAME)),
+        ("defaults.budget.ratio = -1", ("defaults.budget.ratio", "-1", "0 to 1000")),
+        (
+            "defaults.breker.window = \"1s\"",
+            ("defaults.breker", "an unknown field", "breaker, budget, deadline, discovery, health, retry"),
+        ),
+    ] {
+        assert_eq!(mistakes(text), expect(&[expected]), "{text}");
+    }
+}
+
+#[test]
+fn all_mistakes_come_in_one_answer() {
+    let (mut text, mut expected) = ("colour = 1\nstart_timeout = 10\n".to_owned(), Vec::new());
+    for (i, (service, told)) in wrong_services().into_iter().enumerate() {
+        text += &format!("[services.s{i}]\n{service}\n");
+        expected.extend(under(&format!("services.s{i}"), &told));
+    }
+    text += "[services.\"a.b\"]\nresolver = \"consul\"\n";
+    expected.extend(expect(&[
+        ("services.\"a.b\".resolver", "\"consul\"", "\"dns\", \"list\""),
+        ("start_timeout", "10", A_DURATION),
+        ("colour", "an unknown field", "defaults, services, start_timeout"),
+    ]));
+    let mut found = mistakes(&text);
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn probes_that_do_not_fit_are_told_beside_what_is_wrong_in_the_file() {
+    let build = Mesh::builder()
+        .config_toml(
+            "colour = 1\n[services.both]\nendpoints = [\"a:1\"]\nhealth.path = \"/healthz\"\n\
+             [services.none]\nresolver = \"dns\"\n[services.fits]\nendpoints = [\"a:1\"]\nhealth.rise = 0",
+        )
+        .probe("both", Counting::default())
+        .probe("none", Counting::default())
+        .probe("fits", Counting::default())
+        .build();
+    let allowed = "a probe for a service that has a health table without a path";
+    let expected = expect(&[
+        ("services.fits.health.rise", "0", "at least 1"),
+        ("colour", "an unknown field", "defaults, services, start_timeout"),
+        ("services.both.health.path", "\"/healthz\" beside a probe given to the builder", "one of the two"),
+        ("services.none.resolver", "\"dns\"", "one that is given to the builder; none is"),
+        ("probe(\"none\")", "a probe that is not used", allowed),
+    ]);
+    assert_eq!(told(build.unwrap_err().mistakes()), expected);
+}
+
+#[test]
+fn a_configuration_in_code_is_checked_like_a_file() {
+    let endpoints = |addresses: &[&str]| {
+        ServiceConfig::with_endpoints(addresses.iter().map(|address| address.parse().unwrap()))
+    };
+    let config = Config::new()
+        .start_timeout(Duration::ZERO)
+        .service("empty".parse().unwrap(), endpoints(&[]))
+        .service("twice".parse().unwrap(), endpoints(&["h:1", "i:1", "h:1"]))
+        .service("users".parse().unwrap(), ServiceConfig::resolved_by("consul"));
+    let expected = expect(&[
+        ("start_timeout", "0ns", "1ms to 1h"),
+        ("services.empty.endpoints", "an empty list", "at least one endpoint, or a resolver"),
+        ("services.twice.endpoints[2]", "h:1 again", "each endpoint once"),
+        ("services.users.resolver", "\"consul\"", "\"dns\", \"list\""),
+    ]);
+    let build = builder(&Arc::default()).config(config).build();
+    assert_eq!(told(build.unwrap_err().mistakes()), expected);
+}
+
+/// A file of its own in the build's directory for such things.
+fn file(name: &str, text: &str) -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn files_are_read_by_their_ending_and_say_which_they_are_when_they_cannot_be() {
+    let missing = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("no-such-mesh.toml");
+    let malformed = file("malformed.toml", "[services.users\nendpoints = 1");
+    let not_json = file("toml.json", "[services.users]\nendpoints = [\"a:1\"]");
+    let not_text = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("binary.toml");
+    std::fs::write(&not_text, [0xff, 0xfe, 0x00]).unwrap();
+    for (path, unreadable) in [(&missing, true), (&not_text, true), (&malformed, false), (&not_json, false)] {
+        let errors =
+            [Config::from_path(path).unwrap_err(), Mesh::builder().config_path(path).build().unwrap_err()];
+        for error in errors {
+            let fits = match &error {
+                ConfigError::Unreadable { .. } => unreadable,
+                ConfigError::Malformed { .. } => !unreadable,
+                _ => false,
+            };
+            let text = error.to_string();
+            assert!(fits && text.contains(&path.display().to_string()), "{text}");
+            assert!(error.mistakes().is_empty() && std::error::Error::source(&error).is_some());
+        }
+    }
+    let place = Config::from_path(&malformed).unwrap_err().to_string();
+    assert!(place.contains("line 1"), "{place}");
+
+    let right = r#"{"services": {"users": {"endpoints": ["a:1"]}}}"#;
+    for path in [file("right.json", right), file("right.toml", "[services.users]\nendpoints = [\"a:1\"]")] {
+        assert!(Config::from_path(&path).is_ok());
+        let mesh = Mesh::builder().config_path(path).build().unwrap();
+        assert!(mesh.service("users").is_ok());
+    }
+    let wrong = file("wrong.toml", "[services.users]\nendpoints = []");
+    assert_eq!(Config::from_path(wrong).unwrap_err().mistakes().len(), 1, "strict on its own too");
+}

@@ -1,0 +1,17 @@
+//! The mesh from outside: real servers where traffic is meant, a paused clock where waiting is.
+
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+#![expect(clippy::disallowed_methods, reason = "tasks end with the runtime of their test")]
+
+mod backend;
+mod inner;
+
+mod bad_input;
+mod by_name;
+mod defaults;
+mod errors;
+mod membership;
+mod shutdown;
+mod start;
+mod status;
+mod traffic;

@@ -20,16 +20,19 @@ impl Decay {
 
     /// The weight kept after `elapsed_ns` nanoseconds.
     ///
-    /// For the short gaps of a busy endpoint the beginning of the exponential's series stands in for it; the relative error there is below 1e-10.
+    /// For the short gaps of a busy endpoint the beginning of the exponential's series stands in for it, in steps that need no division; its relative
+    /// error there is below 1e-10.
     #[inline]
     pub fn weight(self, elapsed_ns: u64) -> f64 {
         // By way of a signed number, which converts in one instruction; 292 years are enough.
         let x = elapsed_ns as i64 as f64 * self.per_ns;
-        if x < 1e-5 { 1.0 - x } else { Self::longer(x) }
-    }
-
-    fn longer(x: f64) -> f64 {
-        if x < 1.0 / 1024.0 { 1.0 - x * (1.0 - x * (0.5 - x / 6.0)) } else { (-x).exp() }
+        if x < 1e-5 {
+            1.0 - x
+        } else if x < 1.0 / 1024.0 {
+            1.0 - x + x * x * (0.5 - x * (1.0 / 6.0))
+        } else {
+            (-x).exp()
+        }
     }
 }
 

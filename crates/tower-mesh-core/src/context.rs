@@ -23,7 +23,11 @@ use crate::tick::Tick;
 /// assert!(CallContext::with(|_| ()).is_none(), "nothing is lent outside");
 /// ```
 #[derive(Debug)]
-pub struct CallContext {
+pub struct CallContext(Facts);
+
+/// Copied in and out when the context is lent; a context itself is not, or two of them would know different things of one call.
+#[derive(Debug, Clone, Copy)]
+struct Facts {
     started: Option<Tick>,
     ended: Option<Tick>,
     deadline: Option<Tick>,
@@ -38,12 +42,12 @@ pub struct CallContext {
 }
 
 thread_local! {
-    /// The context lent now, or one that is not lent. Lending swaps it with the owner's, which so keeps what was lent before.
+    /// The context lent now, or one that is not lent.
     static CURRENT: RefCell<CallContext> = const { RefCell::new(CallContext::EMPTY) };
 }
 
 impl CallContext {
-    const EMPTY: Self = Self {
+    const EMPTY: Self = Self(Facts {
         started: None,
         ended: None,
         deadline: None,
@@ -53,7 +57,7 @@ impl CallContext {
         operation: None,
         tried: Tried { keys: [0; Tried::MAX] },
         lent: false,
-    };
+    });
 
     /// A context of which nothing is known yet.
     pub fn new() -> Self {
@@ -63,32 +67,29 @@ impl CallContext {
     /// A context for a part of the call whose context is lent now: its deadline, operation and hash key are taken over, and so is the
     /// clock reading. Without one, a new one.
     pub fn inherit() -> Self {
-        Self::with(|call| Self {
-            started: call.started,
-            deadline: call.deadline,
-            hash_key: call.hash_key,
-            operation: call.operation,
-            ..Self::EMPTY
+        Self::with(|call| {
+            let Facts { started, deadline, hash_key, operation, .. } = call.0;
+            Self(Facts { started, deadline, hash_key, operation, ..Self::EMPTY.0 })
         })
         .unwrap_or(Self::EMPTY)
     }
 
     /// Gives the operation its name, for policies and reports.
     pub fn with_operation(mut self, operation: Operation) -> Self {
-        self.operation = Some(operation);
+        self.0.operation = Some(operation);
         self
     }
 
     /// Sets what consistent hashing goes by.
     pub fn with_hash_key(mut self, key: u64) -> Self {
         // The largest key shares its place with the one before it.
-        self.hash_key = NonZeroU64::new(key.saturating_add(1));
+        self.0.hash_key = NonZeroU64::new(key.saturating_add(1));
         self
     }
 
     /// Sets when the whole call must have ended; an earlier deadline stays.
     pub fn with_deadline(mut self, deadline: Tick) -> Self {
-        self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
+        self.0.deadline = Some(self.0.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
         self
     }
 
@@ -96,32 +97,43 @@ impl CallContext {
     #[inline]
     pub fn lend<R>(&mut self, f: impl FnOnce() -> R) -> R {
         /// Takes the context back even if `f` panics.
-        struct Lent<'a>(&'a mut CallContext);
+        struct Lent<'a> {
+            owner: &'a mut CallContext,
+            /// What was lent before; usually nothing, and then nothing is kept of it.
+            outer: Option<Facts>,
+        }
         impl Drop for Lent<'_> {
             #[inline]
             fn drop(&mut self) {
-                exchange(self.0);
-                self.0.lent = false;
+                let _ = CURRENT.try_with(|current| {
+                    if let Ok(mut current) = current.try_borrow_mut() {
+                        self.owner.0 = current.0;
+                        match self.outer {
+                            Some(outer) => current.0 = outer,
+                            None => current.0.lent = false,
+                        }
+                    }
+                });
+                self.owner.0.lent = false;
             }
         }
-        #[inline]
-        fn exchange(context: &mut CallContext) {
-            // Fails only while the thread is being torn down: then nothing is lent, both times.
-            let _ = CURRENT.try_with(|current| {
-                current.try_borrow_mut().map(|mut current| std::mem::swap(context, &mut current))
-            });
-        }
-        self.lent = true;
-        exchange(self);
-        let _lent = Lent(self);
+        self.0.lent = true;
+        // Fails only while the thread is being torn down: then nothing is lent, and nothing comes back.
+        let outer = CURRENT.try_with(|current| {
+            let mut current = current.try_borrow_mut().ok()?;
+            let outer = current.0.lent.then_some(current.0);
+            current.0 = self.0;
+            outer
+        });
+        let _lent = Lent { outer: outer.ok().flatten(), owner: self };
         f()
     }
 
     /// Drops `part` while telling its guards why.
     pub fn drop_for<T>(&mut self, reason: DropReason, part: T) {
-        let before = self.drop_reason.replace(reason);
+        let before = self.0.drop_reason.replace(reason);
         self.lend(|| drop(part));
-        self.drop_reason = before;
+        self.0.drop_reason = before;
     }
 
     /// Reads or writes the context lent now; none if nothing is.
@@ -131,7 +143,7 @@ impl CallContext {
     pub fn with<R>(f: impl FnOnce(&mut CallContext) -> R) -> Option<R> {
         CURRENT
             .try_with(|current| match current.try_borrow_mut() {
-                Ok(mut call) if call.lent => Some(f(&mut call)),
+                Ok(mut call) if call.0.lent => Some(f(&mut call)),
                 _ => None,
             })
             .ok()
@@ -141,7 +153,7 @@ impl CallContext {
     /// Why the part of a call that started at `started` is being dropped right now: [`DropReason::CallerGone`] unless the context of that
     /// very attempt is lent with another reason.
     pub fn drop_reason_of(started: Tick) -> DropReason {
-        Self::with(|call| if call.started == Some(started) { call.drop_reason } else { None })
+        Self::with(|call| if call.0.started == Some(started) { call.0.drop_reason } else { None })
             .flatten()
             .unwrap_or(DropReason::CallerGone)
     }
@@ -150,78 +162,80 @@ impl CallContext {
     /// reading so serves every layer of an attempt.
     #[inline]
     pub fn attempt_started(clock: impl Fn() -> Tick) -> Tick {
-        Self::with(|call| *call.started.get_or_insert_with(&clock)).unwrap_or_else(&clock)
+        Self::with(|call| *call.0.started.get_or_insert_with(&clock)).unwrap_or_else(&clock)
     }
 
     /// As [`attempt_started`](Self::attempt_started), for the owner of a context that is not lent.
     pub fn start(&mut self, clock: impl Fn() -> Tick) -> Tick {
-        *self.started.get_or_insert_with(clock)
+        *self.0.started.get_or_insert_with(clock)
     }
 
     /// When the attempt that started at `started` ended: as [`attempt_started`](Self::attempt_started), for the reading at its end. If the
     /// context lent now is that of another attempt (a body is read inside another call), `clock` is read.
     #[inline]
     pub fn attempt_ended(started: Tick, clock: impl Fn() -> Tick) -> Tick {
-        Self::with(|call| (call.started == Some(started)).then(|| *call.ended.get_or_insert_with(&clock)))
+        Self::with(|call| (call.0.started == Some(started)).then(|| *call.0.ended.get_or_insert_with(&clock)))
             .flatten()
             .unwrap_or_else(&clock)
     }
 
     /// Starts the attempt's clock anew at `now`: it waited for something, and the wait says nothing of the endpoint it now goes to.
     pub fn restart_attempt(now: Tick) {
-        Self::with(|call| call.started = Some(now));
+        Self::with(|call| call.0.started = Some(now));
     }
 
     /// Begins another attempt: the clock readings of the last one are void, the endpoints tried stay.
     pub fn next_attempt(&mut self) {
-        self.started = None;
-        self.ended = None;
+        self.0.started = None;
+        self.0.ended = None;
     }
 
     /// The clock reading at the start of the attempt, if anybody took one.
     pub fn started(&self) -> Option<Tick> {
-        self.started
+        self.0.started
     }
 
     /// The clock reading at the end of the attempt, if anybody took one.
     pub fn ended(&self) -> Option<Tick> {
-        self.ended
+        self.0.ended
     }
 
     /// When the whole call must have ended, if there is a bound.
     pub fn deadline(&self) -> Option<Tick> {
-        self.deadline
+        self.0.deadline
     }
 
     /// The time left at `now`, if there is a bound; zero once it has passed.
     pub fn remaining(&self, now: Tick) -> Option<Duration> {
-        self.deadline.map(|deadline| deadline.since(now))
+        self.0.deadline.map(|deadline| deadline.since(now))
     }
 
     /// Tells the owner of the deadline that an inner layer will end the call by then, so that one timer serves both.
     pub fn keep_deadline(&mut self) {
-        self.deadline_kept = true;
+        self.0.deadline_kept = true;
     }
 
     /// Whether an inner layer said it will, since this was last asked: it says so at each poll that leaves it pending, and one that has
     /// ended while the call goes on keeps nothing any more.
     pub fn take_deadline_kept(&mut self) -> bool {
-        std::mem::take(&mut self.deadline_kept)
+        std::mem::take(&mut self.0.deadline_kept)
     }
 
     /// Tells the owner of the context that is lent now, if its deadline is not earlier than this one's, that this layer ends the call by then.
     pub fn tell_deadline_kept(&self) {
-        if let Some(deadline) = self.deadline {
-            Self::with(|outer| outer.deadline_kept |= outer.deadline.is_some_and(|outer| deadline <= outer));
+        if let Some(deadline) = self.0.deadline {
+            Self::with(|outer| {
+                outer.0.deadline_kept |= outer.0.deadline.is_some_and(|outer| deadline <= outer);
+            });
         }
     }
 
     /// Hands this context's reading at the end of the attempt on to the one that is lent now, if they share the reading at its start.
     pub fn tell_ended(&self) {
-        if let (Some(started), Some(ended)) = (self.started, self.ended) {
+        if let (Some(started), Some(ended)) = (self.0.started, self.0.ended) {
             Self::with(|outer| {
-                if outer.started == Some(started) {
-                    outer.ended.get_or_insert(ended);
+                if outer.0.started == Some(started) {
+                    outer.0.ended.get_or_insert(ended);
                 }
             });
         }
@@ -229,24 +243,24 @@ impl CallContext {
 
     /// The operation's name, if it was given.
     pub fn operation(&self) -> Option<Operation> {
-        self.operation
+        self.0.operation
     }
 
     /// What consistent hashing goes by, if it was given.
     pub fn hash_key(&self) -> Option<u64> {
-        self.hash_key.map(|key| key.get() - 1)
+        self.0.hash_key.map(|key| key.get() - 1)
     }
 
     /// Remembers that this call has been sent to the endpoint of this [key](crate::EndpointHandle::key), so that another attempt goes elsewhere.
     #[inline]
     pub fn add_tried(&mut self, key: u32) {
-        self.tried.add(key);
+        self.0.tried.add(key);
     }
 
     /// The endpoints that this call has been sent to.
     #[inline]
     pub fn tried(&self) -> Tried {
-        self.tried
+        self.0.tried
     }
 }
 
@@ -289,9 +303,9 @@ impl CallScope {
 
     /// Drops `part` while telling its guards why.
     pub fn drop_for<T>(&mut self, reason: DropReason, part: T) {
-        let before = self.with(|call| call.drop_reason.replace(reason)).flatten();
+        let before = self.with(|call| call.0.drop_reason.replace(reason)).flatten();
         self.run(|| drop(part));
-        self.with(|call| call.drop_reason = before);
+        self.with(|call| call.0.drop_reason = before);
     }
 
     /// Whether the context is this layer's own: there is no layer outside that knows contexts.

@@ -165,6 +165,20 @@ fn each_mistake_outside_the_services_too() {
 }
 
 #[test]
+fn what_stands_there_twice_is_refused_and_what_is_no_number_is_shown() {
+    let twice = r#"{"services": {"users": {"resolver": "dns"}, "users": {"resolver": "list"}}}"#;
+    let error = Config::from_json(twice).unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(error, ConfigError::Malformed { .. }), "{text}");
+    assert!(text.contains("\"users\" stands there twice") && text.contains("line 1"), "{text}");
+    let twice = "[services.users]\nresolver = \"dns\"\nresolver = \"list\"";
+    assert!(matches!(Config::from_toml(twice), Err(ConfigError::Malformed { .. })));
+
+    let error = Config::from_toml("[defaults.budget]\nratio = nan").unwrap_err();
+    assert_eq!(told(error.mistakes()), expect(&[("defaults.budget.ratio", "\"NaN\"", "a number")]));
+}
+
+#[test]
 fn all_mistakes_come_in_one_answer() {
     let (mut text, mut expected) = ("colour = 1\nstart_timeout = 10\n".to_owned(), Vec::new());
     for (i, (service, told)) in wrong_services().into_iter().enumerate() {

@@ -71,6 +71,10 @@ fn wrong_services() -> Vec<(&'static str, Vec<Told>)> {
                 "attempt_timeout, base_delay, jitter, max_attempts, max_delay, max_wait, ready_timeout",
             )],
         ),
+        (
+            "resolver = \"dns\"\nretry.base_delay = \"20s\"",
+            &[("retry.base_delay", "20s", "up to max_delay, which is 15s")],
+        ),
         ("resolver = \"dns\"\nretry.max_attempts = 21", &[("retry.max_attempts", "21", "1 to 20")]),
         (
             "resolver = \"dns\"\nretry.max_attempts = -1",

@@ -38,16 +38,20 @@ const RATE: u32 = 200;
 /// How long either client waits for an answer: the deadline that the mesh's configuration sets.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+const USAGE: &str = "usage: quickstart [--seconds N] [--json FILE]    (N from 5 to 3600, 30 if not given)";
+
 type HttpClient = Client<HttpConnector, Empty<Bytes>>;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    if std::env::args().any(|argument| argument == "--help" || argument == "-h") {
+        println!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
     let (seconds, json) = match arguments() {
         Ok(arguments) => arguments,
         Err(message) => {
-            eprintln!(
-                "{message}\nusage: quickstart [--seconds N] [--json FILE]    (N from 5 to 3600, 30 if not given)"
-            );
+            eprintln!("{message}\n{USAGE}");
             return ExitCode::from(2);
         }
     };
@@ -112,12 +116,13 @@ fn arguments() -> Result<(u64, Option<PathBuf>), String> {
     let (mut seconds, mut json) = (30, None);
     let mut arguments = std::env::args().skip(1);
     while let Some(flag) = arguments.next() {
-        let value = arguments.next().ok_or(format!("{flag} needs a value"))?;
+        let mut value = || arguments.next().ok_or(format!("{flag} needs a value"));
         match flag.as_str() {
             "--seconds" => {
+                let value = value()?;
                 seconds = value.parse().map_err(|_| format!("--seconds takes a number, not {value}"))?;
             }
-            "--json" => json = Some(PathBuf::from(value)),
+            "--json" => json = Some(PathBuf::from(value()?)),
             _ => return Err(format!("unknown argument {flag}")),
         }
     }

@@ -61,7 +61,7 @@ pub(crate) fn write_json(path: &Path, mesh: &Seen, plain: &Seen) -> std::io::Res
 /// Prints the figures.
 pub(crate) fn print(mesh: &Seen, plain: &Seen) {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(presets::UTF8_FULL_CONDENSED);
     table.set_header(["what callers saw", "through the mesh", "plainly in turn"]);
     let ms = |value: f64| format!("{value:.1} ms");
     let mut row = |name: &str, value: &dyn Fn(&Seen) -> String| {
@@ -76,7 +76,7 @@ pub(crate) fn print(mesh: &Seen, plain: &Seen) {
     println!("\n{table}");
 
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(presets::UTF8_FULL_CONDENSED);
     table.set_header(["endpoint that", "out after", "back after recovery"]);
     let seconds = |value: Option<f64>| value.map_or("never".to_owned(), |seconds| format!("{seconds:.2} s"));
     for outage in &mesh.faults {

@@ -58,7 +58,7 @@ fn brief(endpoint: &EndpointStatus) -> String {
 
 fn table(endpoints: &[EndpointStatus]) -> String {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(presets::UTF8_FULL_CONDENSED);
     table.set_header(["endpoint", "state", "circuit", "in flight", "latency", "ok", "failed"]);
     for endpoint in endpoints {
         let state =

@@ -58,11 +58,17 @@ impl Source {
 
     /// Adds a balancer and gives it what is known.
     pub(crate) fn subscribe(&self, subscriber: &Arc<dyn Subscriber>) {
-        let (version, members) = {
+        let (version, members, dead) = {
             let mut known = self.known();
-            known.subscribers.push(subscriber.clone());
-            (known.version, known.members.clone())
+            // A source that never changes would keep those that are gone, and what they hold, for ever.
+            let (mut alive, dead): (Vec<_>, Vec<_>) =
+                known.subscribers.drain(..).partition(|subscriber| subscriber.is_alive());
+            alive.push(subscriber.clone());
+            known.subscribers = alive;
+            (known.version, known.members.clone(), dead)
         };
+        // Outside the lock, as what follows: they hold the user's clients.
+        drop(dead);
         // Outside the lock: this runs the user's bind. What it replaces is the empty set it was made with.
         drop(subscriber.publish(version, &members));
     }

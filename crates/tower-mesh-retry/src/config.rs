@@ -163,7 +163,7 @@ impl RetryConfigBuilder {
             config.base_delay <= config.max_delay,
             "base_delay",
             format_args!("{:?}", config.base_delay),
-            "up to max_delay",
+            &format!("up to max_delay, which is {:?}", config.max_delay),
         );
         check.that(config.max_delay <= HOUR, "max_delay", format_args!("{:?}", config.max_delay), "up to 1h");
         check.that(

@@ -100,8 +100,9 @@ pub(crate) async fn call<Q: MeshRequest>(
         std::future::poll_fn(|cx| call.lend(|| future.as_mut().poll(cx))).await
     };
     answer.await.map_err(|error: BoxError| match error.downcast::<Error>() {
-        // A service of the mesh has said all there is to say.
-        Ok(error) => *error,
-        Err(error) => Error::new(ErrorKind::Upstream, name.as_str(), Some(operation)).because(error),
+        // The service's own layers have said all there is to say. Of another service it is what happened upstream.
+        Ok(error) if error.service() == name.as_str() => *error,
+        Ok(error) => Error::upstream(error, name, operation),
+        Err(error) => Error::upstream(error, name, operation),
     })
 }

@@ -74,10 +74,18 @@ impl Error {
         self
     }
 
+    /// What a service said that has no layers of the mesh's.
+    pub(crate) fn upstream(source: impl Into<BoxError>, service: &ServiceName, operation: Operation) -> Self {
+        Self::new(ErrorKind::Upstream, service.as_str(), Some(operation)).because(source)
+    }
+
     /// What the stack of a service said.
     pub(crate) fn of_call(source: BoxError, service: &ServiceName, operation: Option<Operation>) -> Self {
         let chain = &*source;
-        let kind = if find::<DeadlineExceeded>(chain).is_some() {
+        let kind = if find::<Self>(chain).is_some() {
+            // The endpoint itself calls through a mesh: what went wrong there is no circuit and no deadline of this call.
+            ErrorKind::Upstream
+        } else if find::<DeadlineExceeded>(chain).is_some() {
             ErrorKind::DeadlineExceeded
         } else if find::<NotDriven>(chain).is_some() {
             ErrorKind::NotStarted

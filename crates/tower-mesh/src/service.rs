@@ -25,7 +25,8 @@ use crate::under_way::Counted;
 
 /// A service of the mesh, to be joined with the client that reaches it.
 ///
-/// Everything made from handles to one service shares its endpoints, circuits, probes and retry budget.
+/// Everything made from handles to one service shares its endpoints, circuits, probes and retry budget. Circuits live as long as any of it: make the
+/// service once and clone it, rather than once for each call.
 #[must_use = "it becomes a service by http, bind or connect"]
 pub struct ServiceHandle<P = NoLayers, C = ByResult, R = NotIdempotent> {
     part: Arc<Part>,

@@ -101,7 +101,7 @@ pub struct EndpointStatus {
     pub available: bool,
     /// Why not, and what else is known: the names of [`Reason`](tower_mesh_core::Reason)s.
     pub reasons: Vec<&'static str>,
-    /// Its circuit; none before a handle was made that watches it.
+    /// Its circuit; none while there is no service that was made of a handle: a circuit goes with the last of them.
     pub circuit: Option<CircuitStatus>,
     /// Its probes; none if it is not probed.
     pub health: Option<HealthStatus>,

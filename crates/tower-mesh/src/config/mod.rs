@@ -1,7 +1,8 @@
 //! The configuration of a mesh: one typed tree, from TOML, JSON or code.
 //!
 //! Strict: an unknown field, a wrong type, a duration without a unit or a value out of range is a mistake, and all mistakes of a file
-//! come in one answer, each with its path, what was found and what is allowed.
+//! come in one answer, each with its path, what was found and what is allowed. [`MeshBuilder::config_path`](crate::MeshBuilder::config_path) adds
+//! to that answer what is wrong between the file and the program, such as a resolver that does not exist.
 //!
 //! ```toml
 //! start_timeout = "10s"            # how long `Mesh::start` waits for the required services
@@ -36,6 +37,7 @@
 //! default differs from the layer's it is told at [`ServiceConfig`].
 
 mod read;
+mod strict;
 mod tree;
 
 use std::collections::{BTreeMap, HashSet};
@@ -49,6 +51,8 @@ use tower_mesh_core::{BoxError, Endpoint, ServiceName};
 use tower_mesh_discovery::DiscoveryConfig;
 use tower_mesh_health::HealthConfig;
 use tower_mesh_retry::{BudgetConfig, DeadlineConfig, RetryConfig};
+
+use self::strict::Tree;
 
 /// The configuration of a mesh. See the [module](self) for its form as a file.
 #[derive(Debug, Clone)]
@@ -140,14 +144,14 @@ impl Draft {
 
     pub(crate) fn of_toml(text: &str) -> Result<Self, ConfigError> {
         match toml::from_str(text) {
-            Ok(tree) => Ok(tree::read(&tree)),
+            Ok(Tree(tree)) => Ok(tree::read(&tree)),
             Err(error) => Err(ConfigError::Malformed { path: None, error: error.into() }),
         }
     }
 
     pub(crate) fn of_json(text: &str) -> Result<Self, ConfigError> {
         match serde_json::from_str(text) {
-            Ok(tree) => Ok(tree::read(&tree)),
+            Ok(Tree(tree)) => Ok(tree::read(&tree)),
             Err(error) => Err(ConfigError::Malformed { path: None, error: error.into() }),
         }
     }

@@ -71,6 +71,10 @@ fn wrong_services() -> Vec<(&'static str, Vec<Told>)> {
                 "attempt_timeout, base_delay, jitter, max_attempts, max_delay, max_wait, ready_timeout",
             )],
         ),
+        (
+            "resolver = \"dns\"\nretry.base_delay = \"20s\"",
+            &[("retry.base_delay", "20s", "up to max_delay, which is 15s")],
+        ),
         ("resolver = \"dns\"\nretry.max_attempts = 21", &[("retry.max_attempts", "21", "1 to 20")]),
         (
             "resolver = \"dns\"\nretry.max_attempts = -1",
@@ -162,6 +166,20 @@ fn each_mistake_outside_the_services_too() {
     ] {
         assert_eq!(mistakes(text), expect(&[expected]), "{text}");
     }
+}
+
+#[test]
+fn what_stands_there_twice_is_refused_and_what_is_no_number_is_shown() {
+    let twice = r#"{"services": {"users": {"resolver": "dns"}, "users": {"resolver": "list"}}}"#;
+    let error = Config::from_json(twice).unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(error, ConfigError::Malformed { .. }), "{text}");
+    assert!(text.contains("\"users\" stands there twice") && text.contains("line 1"), "{text}");
+    let twice = "[services.users]\nresolver = \"dns\"\nresolver = \"list\"";
+    assert!(matches!(Config::from_toml(twice), Err(ConfigError::Malformed { .. })));
+
+    let error = Config::from_toml("[defaults.budget]\nratio = nan").unwrap_err();
+    assert_eq!(told(error.mistakes()), expect(&[("defaults.budget.ratio", "\"NaN\"", "a number")]));
 }
 
 #[test]

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tower::{Service, ServiceExt as _};
+use tower_mesh::core::error::find;
 use tower_mesh::core::replay::Idempotent;
 use tower_mesh::core::{BoxError, EndpointHandle};
+use tower_mesh::discovery::NoEndpoints;
 use tower_mesh::{ErrorKind, Mesh};
 
 use crate::inner::{Query, Rows, Says, Source, query};
@@ -110,4 +112,27 @@ async fn a_name_from_outside_cannot_forge_a_line_of_a_log() {
     let error = mesh.call("users\nERROR all is lost", "a\tb", query("")).await.unwrap_err();
     assert_eq!(error.to_string(), "service users\\nERROR all is lost, operation a\\tb: no such service");
     assert_eq!(error.service(), "users\nERROR all is lost");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_went_wrong_in_a_service_behind_is_upstream_of_the_one_called() {
+    let config = "[services.front]\nendpoints = [\"front:1\"]\nretry.max_attempts = 1\n\
+                  [services.closure]\nendpoints = [\"closure:1\"]\n\
+                  [services.behind]\nresolver = \"behind\"\nrequired = false";
+    let source = Source::new(&std::sync::Arc::default(), Says::NotFound);
+    let mesh = Mesh::builder().config_toml(config).resolver("behind", source).build().unwrap();
+    let behind = mesh.service("behind").unwrap().connect(|_: &EndpointHandle| Client::Fails);
+    mesh.register::<Query, _>("behind", behind.clone()).unwrap();
+    mesh.register::<Query, _>("closure", behind.clone()).unwrap();
+    let front = mesh.service("front").unwrap().connect(move |_: &EndpointHandle| behind.clone());
+    mesh.register::<Query, _>("front", front).unwrap();
+    mesh.start().await.unwrap();
+    let error = mesh.call("behind", "query", query("")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoEndpoints);
+    for name in ["front", "closure"] {
+        let error = mesh.call(name, "query", query("")).await.unwrap_err();
+        assert_eq!((error.kind(), error.service()), (ErrorKind::Upstream, name));
+        let cause = find::<NoEndpoints>(&error).unwrap();
+        assert_eq!(cause.service().as_str(), "behind", "the operator sees it all");
+    }
 }

@@ -158,3 +158,26 @@ async fn two_handles_share_endpoints_circuits_and_budget() {
     }
     assert_eq!(sent.load(Ordering::Relaxed), before, "the circuit is open for both");
 }
+
+#[tokio::test(start_paused = true)]
+async fn handles_that_are_gone_leave_nothing_behind() {
+    let mesh = Mesh::builder().config_toml("[services.database]\nendpoints = [\"a:1\"]").build().unwrap();
+    mesh.start().await.unwrap();
+    let client = Arc::new(());
+    for _ in 0..100 {
+        let client = client.clone();
+        let database = mesh.service("database").unwrap().connect(move |_: &EndpointHandle| {
+            let client = client.clone();
+            service_fn(move |query: Query| {
+                let _client = client.clone();
+                async move { Ok::<_, BoxError>(Rows(query.0)) }
+            })
+        });
+        database.oneshot(query("a")).await.unwrap();
+    }
+    tasks().await;
+    let kept = Arc::strong_count(&client);
+    assert!(kept <= 4, "{kept} clients are kept for a list that never changes");
+    assert_eq!(endpoints(&mesh)[0].succeeded, 100, "what they learned of the endpoint stays");
+    mesh.shutdown(Duration::ZERO).await;
+}

@@ -136,6 +136,7 @@ fn benches(runtime: &Runtime, calls: u64, threads: usize, endpoints: usize) -> V
         ("balance", bench!(mesh::balance(endpoints))),
         ("balance+breaker", bench!(mesh::balance_and_breaker(endpoints))),
         ("whole", bench!(mesh::whole(endpoints))),
+        ("mesh", bench!(mesh::mesh(endpoints))),
     ]
 }
 

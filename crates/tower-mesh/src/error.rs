@@ -3,7 +3,8 @@
 use std::fmt;
 
 use tower_mesh_breaker::CircuitOpen;
-use tower_mesh_core::error::find;
+use tower_mesh_core::classify::{Origin, Retry, Verdict};
+use tower_mesh_core::error::{Judged, find};
 use tower_mesh_core::{BoxError, Operation, ServiceName};
 use tower_mesh_discovery::{NoEndpoints, NotDriven, NotReady};
 use tower_mesh_health::Unhealthy;
@@ -19,8 +20,12 @@ pub struct Error {
     service: String,
     operation: Option<Operation>,
     attempts: u32,
-    source: Option<BoxError>,
+    judged: Judged,
 }
+
+/// What a call that failed here means to a layer outside that sends again: the mesh has done what could be done, and a refusal in the middle of somebody's work
+/// does not say that none of the work was done.
+const FINAL: Verdict = Verdict::failure(Origin::Local, Retry::Never);
 
 /// Why there is no answer.
 ///
@@ -66,11 +71,11 @@ pub enum ErrorKind {
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, service: impl Into<String>, operation: Option<Operation>) -> Self {
-        Self { kind, service: service.into(), operation, attempts: 0, source: None }
+        Self { kind, service: service.into(), operation, attempts: 0, judged: Judged::new(FINAL) }
     }
 
     pub(crate) fn because(mut self, source: impl Into<BoxError>) -> Self {
-        self.source = Some(source.into());
+        self.judged = Judged::because(FINAL, source);
         self
     }
 
@@ -105,7 +110,13 @@ impl Error {
             ErrorKind::Upstream
         };
         let attempts = find::<RetriesExhausted>(chain).map_or(1, RetriesExhausted::attempts);
-        Self { kind, service: service.as_str().to_owned(), operation, attempts, source: Some(source) }
+        Self {
+            kind,
+            service: service.as_str().to_owned(),
+            operation,
+            attempts,
+            judged: Judged::because(FINAL, source),
+        }
     }
 
     /// Why there is no answer.
@@ -151,7 +162,7 @@ impl fmt::Display for Error {
         }
         write!(f, ": {what}")?;
         if matches!(self.kind, ErrorKind::ServiceNotFound | ErrorKind::WrongRequestType)
-            && let Some(why) = &self.source
+            && let Some(why) = self.judged.cause()
         {
             write!(f, " ({why})")?; // of our own making: it names types, and no place
         }
@@ -164,6 +175,25 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_deref().map(|source| source as _)
+        Some(&self.judged)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tower_mesh_core::classify::{ByResult, judge};
+
+    #[test]
+    fn a_refusal_inside_is_final_outside() {
+        let refused = Judged::because(Verdict::REFUSED, "no endpoint");
+        let error: BoxError = Error::of_call(refused.into(), &"inner".parse().unwrap(), None).into();
+        let outside: BoxError = format!("work half done: {error}").into();
+        assert_eq!(judge::<(), _>(&ByResult, Err(&*error)).retry, Retry::Never);
+        assert_eq!(
+            judge::<(), _>(&ByResult, Err(&*outside)).retry,
+            Retry::IfIdempotent,
+            "said in words it is foreign"
+        );
     }
 }

@@ -143,7 +143,9 @@ async fn an_error_of_a_registered_closure_is_an_upstream_error() {
     let error = mesh.call("database", "query", query("a")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Upstream);
     assert_eq!(error.to_string(), "service database, operation query: the request failed");
-    assert!(std::error::Error::source(&error).unwrap().to_string().contains("sentinel"));
+    let cause = tower_mesh::core::error::find::<std::io::Error>(&error)
+        .expect("the operator finds the client's error");
+    assert!(cause.to_string().contains("sentinel"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

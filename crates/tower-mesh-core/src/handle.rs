@@ -270,6 +270,10 @@ impl EndpointHandle {
     #[inline]
     pub fn load(&self, now: Tick, decay: Decay) -> f64 {
         let hot = &self.0.hot;
+        if self.availability().contains(Reason::CircuitHalfOpen) {
+            // It wants its trial calls, and admits no more than these: whatever else it is busy with must not keep them away.
+            return 0.0;
+        }
         let cost = hot.latency.get(now.as_nanos(), decay);
         let mut pending = self.counts().in_flight();
         if cost == 0.0 {
@@ -431,9 +435,10 @@ mod tests {
         assert_eq!(handle.load(now, tau()), 0.0, "two are out, and may be for hours");
         handle.half_open_circuit();
         handle.started();
-        assert!(handle.load(now, tau()) > 1e9, "the trial call is");
-        handle.finished(CallEnd::Abandoned);
-        assert_eq!(handle.load(now, tau()), 0.0);
+        handle.observe_latency(handle.latency_epoch(), now, 5_000_000_000, tau());
+        assert_eq!(handle.load(now, tau()), 0.0, "one trial call is back, others are wanted");
+        handle.close_circuit();
+        assert!(handle.load(now, tau()) > 1e9, "closed, it is one of many");
     }
 
     #[test]

@@ -46,7 +46,7 @@ struct Attached(Vec<Arc<dyn Any + Send + Sync>>);
 #[repr(align(64))]
 #[derive(Default)]
 struct Hot {
-    /// Low half: the availability bits. High half: the latency epoch, which tells late samples from current ones.
+    /// Low half: the availability bits, and [`PENALIZED`]. High half: the latency epoch, which tells late samples from current ones.
     word: AtomicU32,
     weight: AtomicU32,
     started: AtomicU64,
@@ -58,7 +58,9 @@ struct Hot {
 }
 
 const EPOCH: u32 = 1 << 16;
-const BITS: u32 = EPOCH - 1;
+/// Failed calls weigh in the latency.
+const PENALIZED: u32 = 1 << 15;
+const BITS: u32 = PENALIZED - 1;
 
 /// When a blocked endpoint may be tried again, in nanoseconds as [`Tick`]s count. Read only while it is blocked.
 struct Trial {
@@ -182,9 +184,12 @@ impl EndpointHandle {
         (at != u64::MAX).then(|| Tick::from_nanos(at))
     }
 
-    /// Tells that an active probe which began at `began` has passed: an open circuit that believes probes wants a trial call at once.
-    /// Whether it brought anything forward.
+    /// Tells that an active probe which began at `began` has passed: an open circuit that believes probes wants a trial call at once, and what failed calls
+    /// weigh in the latency is forgotten, so that a call finds out whether calls pass too. Whether it brought a trial forward.
     pub fn hint_recovery(&self, began: Tick) -> bool {
+        if self.0.hot.word.load(Ordering::Relaxed) & PENALIZED != 0 {
+            self.forget_latency();
+        }
         let began = began.as_nanos();
         let trial = &self.0.trial;
         if began <= trial.hints_after.load(Ordering::Relaxed) {
@@ -252,9 +257,16 @@ impl EndpointHandle {
         }
     }
 
+    /// As [`observe_latency`](Self::observe_latency), for what a failed call counts as: it goes with the next passing probe.
+    pub fn observe_failure(&self, epoch: LatencyEpoch, now: Tick, latency_ns: u64, decay: Decay) {
+        self.observe_latency(epoch, now, latency_ns, decay);
+        self.0.hot.word.fetch_or(PENALIZED, Ordering::Relaxed);
+    }
+
     /// Forgets the latency learned so far: the next call is a first call again, whatever calls from before are still in flight.
     pub fn forget_latency(&self) {
         self.0.hot.word.fetch_add(EPOCH, Ordering::AcqRel);
+        self.0.hot.word.fetch_and(!PENALIZED, Ordering::Relaxed);
         let in_flight = u32::try_from(self.counts().in_flight()).unwrap_or(u32::MAX);
         self.0.from_before.store(in_flight, Ordering::Relaxed);
         self.0.hot.latency.forget();
@@ -439,6 +451,20 @@ mod tests {
         assert_eq!(handle.load(now, tau()), 0.0, "one trial call is back, others are wanted");
         handle.close_circuit();
         assert!(handle.load(now, tau()) > 1e9, "closed, it is one of many");
+    }
+
+    #[test]
+    fn a_passing_probe_takes_back_what_a_failure_weighs_and_nothing_else() {
+        let (handle, now) = handle();
+        let epoch = handle.latency_epoch();
+        handle.observe_latency(epoch, now, 4_000_000, tau());
+        handle.hint_recovery(now + seconds(1));
+        assert!(handle.latency(now, tau()).is_some(), "slow is not failed");
+        handle.observe_failure(epoch, now, 5_000_000_000, tau());
+        assert!(handle.load(now, tau()) > 1e9);
+        assert_eq!(handle.availability(), Availability::FULL, "a weight is no reason");
+        handle.hint_recovery(now + seconds(1));
+        assert_eq!(handle.load(now, tau()), 0.0);
     }
 
     #[test]

@@ -59,16 +59,18 @@ impl InFlight {
 
     /// Failure is not speed: a failed call counts as at least the penalty, or as long as the server asked us to stay away.
     fn observe(&self, now: Tick, outcome: Outcome, wait: Option<Duration>) {
-        let latency = now.nanos_since(self.started);
-        let sample = match outcome {
-            Outcome::Success | Outcome::Undecided => latency,
+        let (latency, decay) = (now.nanos_since(self.started), self.rules.decay);
+        match outcome {
+            Outcome::Success | Outcome::Undecided => {
+                self.handle.observe_latency(self.epoch, now, latency, decay);
+            }
             Outcome::Failure(_) => {
                 let hint = wait.unwrap_or_default().min(MAX_HINT);
-                latency.max(hint.max(self.rules.penalty()).as_nanos() as u64)
+                let penalty = hint.max(self.rules.penalty()).as_nanos() as u64;
+                self.handle.observe_failure(self.epoch, now, latency.max(penalty), decay);
             }
-            Outcome::Ignored | Outcome::Refused => return,
-        };
-        self.handle.observe_latency(self.epoch, now, sample, self.rules.decay);
+            Outcome::Ignored | Outcome::Refused => {}
+        }
     }
 }
 

@@ -37,10 +37,9 @@ const MAX_SHARDS: usize = 32;
 impl<T> Sharded<T> {
     /// Takes ownership of `value`.
     pub fn new(value: T) -> Self {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let shards = (0..threads.min(MAX_SHARDS)).map(|_| Mutex::default()).collect();
+        let shards = (0..shard_count(MAX_SHARDS)).map(|_| Mutex::default()).collect();
         let common = Arc::new(Common { value, shards });
-        Self::on(&common, thread_number() % common.shards.len())
+        Self::on(&common, own_shard(common.shards.len()))
     }
 
     /// A reference that does not keep the value.
@@ -63,7 +62,7 @@ impl<T> Sharded<T> {
 impl<T> Clone for Sharded<T> {
     #[inline]
     fn clone(&self) -> Self {
-        let index = thread_number() % self.0.common.shards.len();
+        let index = own_shard(self.0.common.shards.len());
         if index == self.0.index { Self(self.0.clone()) } else { Self::on(&self.0.common, index) }
     }
 }
@@ -90,7 +89,7 @@ impl<T> WeakSharded<T> {
     /// The value, if anybody still keeps it.
     pub fn upgrade(&self) -> Option<Sharded<T>> {
         let common = self.0.upgrade()?;
-        Some(Sharded::on(&common, thread_number() % common.shards.len()))
+        Some(Sharded::on(&common, own_shard(common.shards.len())))
     }
 
     /// Whether anybody still keeps the value.
@@ -105,9 +104,22 @@ impl<T> fmt::Debug for WeakSharded<T> {
     }
 }
 
-/// Numbers threads as they come: the first so many have a shard, or a stripe, each.
+/// How many shards to make of something that threads write: a power of two, enough for as many threads as run at a time, at most `max`.
+pub fn shard_count(max: usize) -> usize {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    threads.next_power_of_two().min(max)
+}
+
+/// Which of `shards`, a power of two, this thread writes. The first so many threads have one each.
 #[inline]
-pub fn thread_number() -> usize {
+pub fn own_shard(shards: usize) -> usize {
+    debug_assert!(shards.is_power_of_two(), "shards are counted in powers of two");
+    thread_number() & (shards - 1)
+}
+
+/// Numbers threads as they come.
+#[inline]
+fn thread_number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
         static NUMBER: usize = NEXT.fetch_add(1, Ordering::Relaxed);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::Duration;
 
 use tower_mesh_core::Tick;
-use tower_mesh_core::sharded::thread_number;
+use tower_mesh_core::sharded::{own_shard, shard_count};
 
 use crate::config::BudgetConfig;
 use crate::policy::budget::{LeakyBucket, Stripe, Units, slice_length};
@@ -64,11 +64,10 @@ impl RetryBudget {
         const MAX_STRIPES: usize = 64;
 
         let units = Units::new(&config);
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
         Self(Arc::new(Shared {
             config,
             units,
-            deposits: (0..threads.min(MAX_STRIPES)).map(|_| Stripe::default()).collect(),
+            deposits: (0..shard_count(MAX_STRIPES)).map(|_| Stripe::default()).collect(),
             withdrawals: Mutex::new(LeakyBucket::new(config.ttl(), units.reserve)),
             slices: Slices {
                 origin: OnceLock::new(),
@@ -91,7 +90,7 @@ impl RetryBudget {
     #[inline]
     pub fn deposit(&self, now: Tick) {
         let stripes = &self.0.deposits;
-        stripes[thread_number() % stripes.len()].add(self.0.slice(now));
+        stripes[own_shard(stripes.len())].add(self.0.slice(now));
     }
 
     /// Takes what one retry costs, if it is there. The retry is under way until the permit is dropped; what it cost stays taken.

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tower_mesh_core::sharded::thread_number;
+use tower_mesh_core::sharded::own_shard;
 
 /// How many calls are under way, counted by threads so that they do not fight over one number.
 ///
@@ -22,7 +22,7 @@ pub(crate) struct Counted(u8);
 
 impl UnderWay {
     pub(crate) fn begin(&self) -> Counted {
-        let stripe = thread_number() % STRIPES;
+        let stripe = own_shard(STRIPES);
         self.0[stripe].0.fetch_add(1, Ordering::Relaxed);
         Counted(stripe as u8)
     }

@@ -13,6 +13,7 @@ use tower_mesh_core::{EndpointHandle, EndpointId, Tick};
 
 use crate::config::{BreakerConfig, WindowKind};
 use crate::error::CircuitOpen;
+use crate::outlier::Member;
 use crate::policy::machine::{Admission, Machine, State, Transition, TripReason, rate_reached};
 
 /// A handle to one circuit; clones are the same circuit.
@@ -48,6 +49,8 @@ pub(crate) struct Inner {
     /// From the configuration, [`u64::MAX`] if no call is slow.
     slow_after_ns: u64,
     window: Window,
+    /// The endpoint's place in a set that ejects outliers, if it is in one.
+    member: Option<Arc<Member>>,
     config: BreakerConfig,
     machine: Mutex<Machine>,
     endpoint: Option<EndpointHandle>,
@@ -86,15 +89,29 @@ mod word {
 impl Circuit {
     /// A closed circuit. Times are measured from `now`.
     pub fn new(config: BreakerConfig, now: Tick) -> Self {
-        Self::build(config, now, None)
+        Self::build(config, now, None, None)
     }
 
     /// A closed circuit that shows its state in the availability of `endpoint`, so that a balancer routes around it.
     pub fn watching(config: BreakerConfig, now: Tick, endpoint: EndpointHandle) -> Self {
-        Self::build(config, now, Some(endpoint))
+        Self::build(config, now, Some(endpoint), None)
     }
 
-    fn build(config: BreakerConfig, now: Tick, endpoint: Option<EndpointHandle>) -> Self {
+    pub(crate) fn of_member(
+        config: BreakerConfig,
+        now: Tick,
+        endpoint: EndpointHandle,
+        member: Option<Arc<Member>>,
+    ) -> Self {
+        Self::build(config, now, Some(endpoint), member)
+    }
+
+    fn build(
+        config: BreakerConfig,
+        now: Tick,
+        endpoint: Option<EndpointHandle>,
+        member: Option<Arc<Member>>,
+    ) -> Self {
         let window = match config.window() {
             WindowKind::Calls(calls) => Window::Count(CountWindow::new(calls)),
             WindowKind::Time(window) => {
@@ -107,6 +124,7 @@ impl Circuit {
             consecutive: AtomicU32::new(0),
             slow_after_ns: config.slow_call_duration().map_or(u64::MAX, |limit| limit.as_nanos() as u64),
             window,
+            member,
             config,
             machine: Mutex::new(Machine::new(config, now)),
             endpoint,
@@ -160,6 +178,9 @@ impl Circuit {
     #[inline]
     pub(crate) fn release(&self, admission: Admission, outcome: Outcome, elapsed_ns: u64, now: Tick) {
         let inner = &*self.0;
+        if let Some(member) = &inner.member {
+            member.record(outcome, elapsed_ns, now);
+        }
         let slow = elapsed_ns > inner.slow_after_ns;
         let sample = match outcome {
             Outcome::Success | Outcome::Undecided => Some(Sample { failed: false, slow }),
@@ -295,6 +316,11 @@ impl Circuit {
             }
             changed.await;
         }
+    }
+
+    /// Whether the end of a call says anything to anybody, whatever the state that admitted it.
+    pub(crate) fn is_in_a_set(&self) -> bool {
+        self.0.member.is_some()
     }
 
     pub(crate) fn changed(&self) -> &Arc<Notify> {

@@ -42,7 +42,7 @@ impl Drop for CircuitGuard {
         let Some(admission) = self.admission.take() else {
             return;
         };
-        if admission.state == State::Disabled {
+        if admission.state == State::Disabled && !self.circuit.is_in_a_set() {
             return;
         }
         let now = CallContext::attempt_ended(self.started, clock);

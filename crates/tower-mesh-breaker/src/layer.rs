@@ -9,6 +9,7 @@ use tower_mesh_core::EndpointHandle;
 
 use crate::circuit::{Circuit, Inner};
 use crate::config::BreakerConfig;
+use crate::outlier::Outliers;
 use crate::service::{Breaker, clock};
 
 /// Puts a circuit around a service, alone or for one endpoint.
@@ -22,6 +23,7 @@ pub struct BreakerLayer<C> {
     circuit: Circuit,
     watching: bool,
     endpoints: Arc<Endpoints>,
+    outliers: Option<Outliers>,
 }
 
 /// The circuits of endpoints by their key. Weak: a circuit goes with the services of its endpoint.
@@ -32,7 +34,7 @@ impl<C> BreakerLayer<C> {
     /// A closed circuit.
     pub fn new(config: BreakerConfig, classifier: C) -> Self {
         let circuit = Circuit::new(config, clock());
-        Self { config, classifier, circuit, watching: false, endpoints: Arc::default() }
+        Self { config, classifier, circuit, watching: false, endpoints: Arc::default(), outliers: None }
     }
 
     /// The layer for one endpoint: its circuit shows in the endpoint's availability, and a refusal is the balancer's to handle, which picks another.
@@ -46,7 +48,8 @@ impl<C> BreakerLayer<C> {
         let known = endpoints.get(&endpoint.key()).and_then(Circuit::upgrade);
         let circuit = known.unwrap_or_else(|| {
             endpoints.retain(|_, circuit| circuit.strong_count() > 0);
-            let circuit = Circuit::watching(self.config, clock(), endpoint.clone());
+            let member = self.outliers.as_ref().map(|outliers| outliers.member(endpoint));
+            let circuit = Circuit::of_member(self.config, clock(), endpoint.clone(), member);
             endpoints.insert(endpoint.key(), circuit.downgrade());
             circuit
         });
@@ -57,7 +60,14 @@ impl<C> BreakerLayer<C> {
             circuit,
             watching: true,
             endpoints: self.endpoints.clone(),
+            outliers: self.outliers.clone(),
         }
+    }
+
+    /// What the circuits of endpoints hear of is also counted for this set, which ejects those of them that are outliers among their peers: for a stack with
+    /// both there is no second layer. A circuit that is disabled still counts there. Endpoints that are watched already are not in the set.
+    pub fn ejecting(self, outliers: &Outliers) -> Self {
+        Self { outliers: Some(outliers.clone()), ..self }
     }
 
     /// The same circuits, with another judgement on what is a failure.
@@ -68,6 +78,7 @@ impl<C> BreakerLayer<C> {
             circuit: self.circuit,
             watching: self.watching,
             endpoints: self.endpoints,
+            outliers: self.outliers,
         }
     }
 

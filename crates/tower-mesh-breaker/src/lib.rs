@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod config;
+pub mod outlier;
 mod policy;
 
 mod circuit;
@@ -8,6 +9,7 @@ mod error;
 mod future;
 mod guard;
 mod layer;
+mod listeners;
 mod service;
 
 pub use circuit::{Circuit, CircuitSnapshot, Permit};

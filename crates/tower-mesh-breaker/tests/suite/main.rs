@@ -2,5 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 mod inner;
+mod outlier;
 mod service;
 mod threads;

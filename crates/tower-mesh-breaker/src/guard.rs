@@ -32,7 +32,7 @@ impl Guard for CircuitGuard {
     fn finish(mut self, verdict: Verdict) {
         if let Some(admission) = self.admission.take() {
             let now = CallContext::attempt_ended(self.started, clock);
-            self.circuit.release(admission, verdict.outcome, now.nanos_since(self.started), now);
+            self.circuit.release(admission, verdict, now.nanos_since(self.started), now);
         }
     }
 }
@@ -49,6 +49,11 @@ impl Drop for CircuitGuard {
         let quiet = now.since(self.progressed.unwrap_or(self.started));
         let reason = CallContext::drop_reason_of(self.started);
         let outcome = self.circuit.config().abandoned().outcome(reason, quiet);
-        self.circuit.release(admission, outcome, now.nanos_since(self.started), now);
+        self.circuit.release(
+            admission,
+            Verdict { outcome, ..Verdict::IGNORED },
+            now.nanos_since(self.started),
+            now,
+        );
     }
 }

@@ -19,10 +19,15 @@ impl<T> Listeners<T> {
         self.any.store(true, Ordering::Release);
     }
 
+    /// Whether there is any.
+    pub(crate) fn any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
     /// Tells them, under no lock: a listener may do whatever its caller may, add another listener included. One that panics is told on to `tracing`, and
     /// the others hear of it all the same.
     pub(crate) fn tell(&self, news: &T) {
-        if !self.any.load(Ordering::Acquire) {
+        if !self.any() {
             return;
         }
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -1,7 +1,7 @@
 //! Which fields there are, and what becomes of them.
 
 use serde_json::Value;
-use tower_mesh_breaker::{BreakerConfig, BreakerConfigBuilder, WindowKind};
+use tower_mesh_breaker::{BreakerConfig, BreakerConfigBuilder, OpenDelay, WindowKind};
 use tower_mesh_core::backoff::Jitter;
 use tower_mesh_core::error::InvalidConfig;
 use tower_mesh_core::{Endpoint, ServiceName};
@@ -167,7 +167,10 @@ impl Policies {
         let mut part = table.table("breaker");
         set!(self.breaker, part, failure_threshold: number, min_calls: count, consecutive_failures: count,
             slow_call_duration: duration, slow_call_threshold: number, reset_timeout: duration,
-            max_reset_timeout: duration, half_open_permits: count, stalled_after: duration);
+            max_reset_timeout: duration, half_open_permits: count, ramp: duration, stalled_after: duration);
+        if let Some(delay) = part.word("open_delay", OPEN_DELAYS) {
+            self.breaker = self.breaker.open_delay(delay);
+        }
         match (part.duration("window"), part.count("window_calls")) {
             (Some(window), None) => self.breaker = self.breaker.window(WindowKind::Time(window)),
             (None, Some(calls)) => self.breaker = self.breaker.window(WindowKind::Calls(calls)),
@@ -208,6 +211,9 @@ const JITTERS: &[(&str, Jitter)] = &[
     ("equal", Jitter::Equal),
     ("decorrelated", Jitter::Decorrelated),
 ];
+
+const OPEN_DELAYS: &[(&str, OpenDelay)] =
+    &[("growing", OpenDelay::Growing), ("fixed", OpenDelay::Fixed), ("as-asked", OpenDelay::AsAsked)];
 
 #[cfg(test)]
 mod tests {
@@ -282,6 +288,9 @@ mod tests {
             [services.b.retry]
             max_attempts = 2
             jitter = "equal"
+            [services.b.breaker]
+            open_delay = "as-asked"
+            ramp = "20s"
             [services.b.health]
             path = "/healthz"
             interval = "250ms"
@@ -296,6 +305,8 @@ mod tests {
             (a.breaker.reset_timeout(), a.deadline.timeout()),
             (Duration::from_secs(30), Some(Duration::from_secs(15)))
         );
+        assert_eq!((a.breaker.open_delay(), a.breaker.ramp()), (OpenDelay::Growing, Duration::ZERO));
+        assert_eq!((b.breaker.open_delay(), b.breaker.ramp()), (OpenDelay::AsAsked, Duration::from_secs(20)));
         assert!(a.health.is_none() && !b.required);
         let health = b.health.as_ref().unwrap();
         assert_eq!(

@@ -49,7 +49,8 @@ impl Lifecycle {
         }
     }
 
-    /// Starts everything in order: discovery, and when every required service is resolved, health. (Circuits need no work in the background.)
+    /// Starts everything in order: discovery and what looks over its endpoints, and when every required service is resolved, health. (Circuits need no work in
+    /// the background.)
     pub(crate) async fn start(
         &self,
         parts: &BTreeMap<ServiceName, Arc<Part>>,
@@ -58,6 +59,7 @@ impl Lifecycle {
         self.go(MeshState::Built, MeshState::Starting).map_err(StartError::not_built)?;
         for part in parts.values() {
             self.run(part, Component::Discovery);
+            self.run(part, Component::Outlier);
         }
         let deadline = tokio::time::Instant::now() + timeout;
         for part in parts.values().filter(|part| part.required) {

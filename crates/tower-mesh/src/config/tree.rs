@@ -1,6 +1,7 @@
 //! Which fields there are, and what becomes of them.
 
 use serde_json::Value;
+use tower_mesh_breaker::outlier::{Dialect, OutlierConfig, OutlierConfigBuilder};
 use tower_mesh_breaker::{BreakerConfig, BreakerConfigBuilder, OpenDelay, WindowKind};
 use tower_mesh_core::backoff::Jitter;
 use tower_mesh_core::error::InvalidConfig;
@@ -60,6 +61,7 @@ fn read_service(table: &mut Table<'_>, base: &Policies) -> Option<ServiceConfig>
     service.retry = built.retry;
     service.budget = built.budget;
     service.breaker = built.breaker;
+    service.outlier = policies.ejecting.then_some(built.outlier);
     service.health =
         policies.probed.then_some(HealthSettings { config: built.health, path: policies.health_path });
     Some(service)
@@ -94,6 +96,8 @@ struct Policies {
     retry: RetryConfigBuilder,
     budget: BudgetConfigBuilder,
     breaker: BreakerConfigBuilder,
+    outlier: OutlierConfigBuilder,
+    ejecting: bool,
     health: HealthConfigBuilder,
     health_path: Option<String>,
     probed: bool,
@@ -106,6 +110,7 @@ struct Built {
     retry: RetryConfig,
     budget: BudgetConfig,
     breaker: BreakerConfig,
+    outlier: OutlierConfig,
     health: HealthConfig,
 }
 
@@ -117,6 +122,8 @@ impl Default for Policies {
             retry: RetryConfig::builder(),
             budget: BudgetConfig::builder(),
             breaker: ServiceConfig::breaker_builder(),
+            outlier: OutlierConfig::builder(),
+            ejecting: false,
             health: HealthConfig::builder(),
             health_path: None,
             probed: false,
@@ -182,6 +189,22 @@ impl Policies {
         let breaker = part.checked(self.breaker.build());
         table.absorb(part);
 
+        self.ejecting |= table.has("outlier");
+        let mut part = table.table("outlier");
+        set!(self.outlier, part, interval: duration, consecutive_failures: count, consecutive_local: count,
+            split_local: flag, success_rate_factor: number, success_rate_min_hosts: count,
+            success_rate_min_calls: count, failure_threshold: number, failure_min_hosts: count,
+            failure_min_calls: count, latency_factor: number, latency_min_hosts: count, latency_min_calls: count,
+            enforce_consecutive: number, enforce_consecutive_local: number, enforce_success_rate: number,
+            enforce_failure_share: number, enforce_latency: number, base_ejection_time: duration,
+            max_ejection_time: duration, max_ejection_jitter: duration, max_ejection_percent: count,
+            at_least_one: flag, believe_probes: flag, stalled_after: duration);
+        if let Some(dialect) = part.word("dialect", DIALECTS) {
+            self.outlier = self.outlier.dialect(dialect);
+        }
+        let outlier = part.checked(self.outlier.build());
+        table.absorb(part);
+
         self.probed |= table.has("health");
         let mut part = table.table("health");
         set!(self.health, part, interval: duration, unhealthy_interval: duration, healthy_edge_interval: duration,
@@ -196,12 +219,19 @@ impl Policies {
         let health = part.checked(self.health.build());
         table.absorb(part);
 
-        let all = (discovery, deadline, retry, budget, breaker, health);
-        let (Some(discovery), Some(deadline), Some(retry), Some(budget), Some(breaker), Some(health)) = all
-        else {
-            return (self, None);
+        let built = || {
+            Some(Built {
+                discovery: discovery?,
+                deadline: deadline?,
+                retry: retry?,
+                budget: budget?,
+                breaker: breaker?,
+                outlier: outlier?,
+                health: health?,
+            })
         };
-        (self, Some(Built { discovery, deadline, retry, budget, breaker, health }))
+        let built = built();
+        (self, built)
     }
 }
 
@@ -211,6 +241,8 @@ const JITTERS: &[(&str, Jitter)] = &[
     ("equal", Jitter::Equal),
     ("decorrelated", Jitter::Decorrelated),
 ];
+
+const DIALECTS: &[(&str, Dialect)] = &[("envoy", Dialect::Envoy), ("grpc", Dialect::Grpc)];
 
 const OPEN_DELAYS: &[(&str, OpenDelay)] =
     &[("growing", OpenDelay::Growing), ("fixed", OpenDelay::Fixed), ("as-asked", OpenDelay::AsAsked)];
@@ -313,6 +345,31 @@ mod tests {
             (health.path.as_deref(), health.config.interval()),
             (Some("/healthz"), Duration::from_millis(250))
         );
+    }
+
+    #[test]
+    fn a_table_turns_ejection_on_for_one_service_or_for_all() {
+        let config = Config::from_toml(
+            r#"
+            [services.a]
+            resolver = "r"
+            [services.b]
+            resolver = "r"
+            [services.b.outlier]
+            max_ejection_percent = 50
+            dialect = "grpc"
+            split_local = true
+            "#,
+        )
+        .unwrap();
+        assert_eq!(config.services["a"].outlier, None);
+        let outlier = config.services["b"].outlier.unwrap();
+        assert_eq!((outlier.max_ejection_percent(), outlier.dialect()), (50, Dialect::Grpc));
+        assert!(outlier.split_local());
+        let all = Config::from_toml("[defaults.outlier]\n[services.a]\nresolver = \"r\"").unwrap();
+        assert_eq!(all.services["a"].outlier, Some(OutlierConfig::default()));
+        let wrong = wrong("[services.a]\nresolver = \"r\"\n[services.a.outlier]\nmax_ejection_percent = 101");
+        assert_eq!(wrong[0].0, "services.a.outlier.max_ejection_percent");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Cases, read strictly: whatever of a case is not looked at is not understood.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
@@ -19,6 +19,7 @@ pub(crate) struct Case {
     tolerance: Option<f64>,
     /// Which of two systems is meant, where they disagree.
     model: Option<String>,
+    model_read: Cell<bool>,
     pub(crate) given: Fields,
     pub(crate) expect: Fields,
 }
@@ -64,6 +65,7 @@ impl Case {
             file: file.to_owned(),
             tolerance: value.get("tolerance").and_then(Value::as_f64),
             model: text("model"),
+            model_read: Cell::new(false),
             given: Fields::new(value.get("given")),
             expect: Fields::new(value.get("expect")),
             id,
@@ -75,12 +77,18 @@ impl Case {
         &self.kind
     }
 
+    /// Which of two systems is meant, if the case says so.
+    pub(crate) fn model(&self) -> Option<&str> {
+        self.model_read.set(true);
+        self.model.as_deref()
+    }
+
     /// Runs `check`, and sees to it that it has looked at everything.
     pub(crate) fn run(&self, check: fn(&Self) -> Outcome) -> Outcome {
-        if let Some(model) = &self.model {
+        check(self)?;
+        if let (Some(model), false) = (&self.model, self.model_read.get()) {
             return Err(format!("no rule here has a model {model:?}"));
         }
-        check(self)?;
         self.given.all_read("given")?;
         self.expect.all_read("expect")
     }

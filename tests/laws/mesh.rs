@@ -203,3 +203,62 @@ async fn its_deadline_and_its_callers_leaving_reach_the_endpoint() {
     drop(call);
     assert_eq!(fleet.at("a:1").dropped(), [DropReason::DeadlineExceeded, DropReason::CallerGone]);
 }
+
+/// What is worse than its peers gets no calls for a while, with one table of the configuration, and comes back without a call of its own.
+#[tokio::test(start_paused = true)]
+async fn an_outlier_is_left_out_and_comes_back() {
+    let addresses = ["a:1", "b:1", "c:1", "d:1"];
+    let (resolver, fleet) = (ScriptedResolver::new(), Fleet::new(addresses));
+    resolver.reset(addresses);
+    // A circuit that never opens, so that it is the peers who decide; and a small penalty, so that a failing endpoint is asked often enough.
+    let config = Config::from_toml(
+        r#"
+        [services.users]
+        resolver = "scripted"
+        [services.users.breaker]
+        consecutive_failures = 0
+        min_calls = 1000000
+        [services.users.discovery]
+        failure_penalty = "1ms"
+        [services.users.outlier]
+        "#,
+    );
+    let mesh =
+        Mesh::builder().config(config.unwrap()).resolver("scripted", resolver.clone()).build().unwrap();
+    let users = service(&mesh, &fleet);
+    mesh.start().await.unwrap();
+    settle().await;
+    for well in ["a:1", "c:1", "d:1"] {
+        fleet.set(well, Behaviour::Slow(ms(10)));
+    }
+    fleet.set("b:1", Behaviour::Failing);
+    let status = |of: &str| {
+        let mut endpoints = mesh.status().services.remove(0).endpoints;
+        endpoints.remove(endpoints.iter().position(|endpoint| endpoint.id == of).unwrap())
+    };
+    for _ in 0..1000 {
+        assert!(users.clone().oneshot(Question).await.is_ok(), "a retry goes elsewhere");
+        if !status("b:1").available {
+            break;
+        }
+    }
+    let out = status("b:1");
+    assert_eq!((out.reasons, out.available), (vec!["ejected"], false));
+    assert!(out.outlier.unwrap().ejected_ms.unwrap() <= 30_000);
+
+    let before = fleet.at("b:1").calls();
+    for _ in 0..100 {
+        assert!(users.clone().oneshot(Question).await.is_ok());
+    }
+    assert_eq!(fleet.at("b:1").calls(), before, "no call goes there");
+    fleet.set("b:1", Behaviour::Healthy);
+    tokio::time::sleep(seconds(41)).await;
+    let back = status("b:1");
+    assert_eq!((back.available, back.outlier.unwrap().ejected_ms), (true, None));
+    for _ in 0..100 {
+        assert!(users.clone().oneshot(Question).await.is_ok());
+    }
+    assert!(fleet.at("b:1").calls() > before);
+    assert_eq!(mesh.shutdown(seconds(1)).await.tasks, 2, "discovery, and what looks the set over");
+    assert_eq!(tasks(), 0);
+}

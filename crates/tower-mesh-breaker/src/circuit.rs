@@ -1,18 +1,22 @@
 //! One circuit, shared by all threads: the state machine, a window, and a word that lets closed calls by without a lock.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Notify;
 use tower_mesh_core::backoff::Chance;
-use tower_mesh_core::classify::{Origin, Outcome};
+use tower_mesh_core::classify::{Origin, Outcome, Verdict};
 use tower_mesh_core::window::{CountWindow, Sample, TimeWindow, Window, WindowCounts};
 use tower_mesh_core::{EndpointHandle, EndpointId, Tick};
 
 use crate::config::{BreakerConfig, WindowKind};
 use crate::error::CircuitOpen;
+use crate::listeners::Listeners;
+use crate::metering;
+use crate::outlier::Member;
 use crate::policy::machine::{Admission, Machine, State, Transition, TripReason, rate_reached};
 
 /// A handle to one circuit; clones are the same circuit.
@@ -45,15 +49,31 @@ pub(crate) struct Inner {
     /// Generation and phase of the machine, published whenever it moves: see [`word`].
     word: AtomicU64,
     consecutive: AtomicU32,
+    /// Another window stands in for `window`: the configuration has asked for another shape since.
+    is_reshaped: AtomicBool,
     /// From the configuration, [`u64::MAX`] if no call is slow.
-    slow_after_ns: u64,
+    slow_after_ns: AtomicU64,
     window: Window,
-    config: BreakerConfig,
+    /// The endpoint's place in a set that ejects outliers, if it is in one.
+    member: Option<Arc<Member>>,
+    /// Read without a lock, and only where a call may trip it.
+    config: ArcSwap<BreakerConfig>,
     machine: Mutex<Machine>,
+    reshaped: ArcSwapOption<Window>,
     endpoint: Option<EndpointHandle>,
     refused: AtomicU64,
     late: AtomicU64,
     changed: Arc<Notify>,
+    listeners: Listeners<CircuitEvent>,
+    family: Arc<Family>,
+}
+
+/// What the circuits of one layer, or of one registry, share.
+#[derive(Debug, Default)]
+pub(crate) struct Family {
+    /// What reports call them.
+    pub(crate) name: Option<Arc<str>>,
+    pub(crate) listeners: Arc<Listeners<CircuitEvent>>,
 }
 
 /// What the word says to a call: the low bits are the phase, the rest the generation.
@@ -84,35 +104,45 @@ mod word {
 }
 
 impl Circuit {
-    /// A closed circuit. Times are measured from `now`.
+    /// A closed circuit.
     pub fn new(config: BreakerConfig, now: Tick) -> Self {
-        Self::build(config, now, None)
+        Self::build(config, now, Arc::default(), None, None).announced()
     }
 
-    /// A closed circuit that shows its state in the availability of `endpoint`, so that a balancer routes around it.
+    /// A closed circuit that shows in the availability of `endpoint`, so that a balancer routes around it.
     pub fn watching(config: BreakerConfig, now: Tick, endpoint: EndpointHandle) -> Self {
-        Self::build(config, now, Some(endpoint))
+        Self::build(config, now, Arc::default(), Some(endpoint), None).announced()
     }
 
-    fn build(config: BreakerConfig, now: Tick, endpoint: Option<EndpointHandle>) -> Self {
-        let window = match config.window() {
-            WindowKind::Calls(calls) => Window::Count(CountWindow::new(calls)),
-            WindowKind::Time(window) => {
-                let buckets = window.as_secs().clamp(10, 60) as u32;
-                Window::Time(TimeWindow::new(window, buckets, now))
-            }
-        };
+    /// The same, of which metrics know from here on: not under a lock, for they are somebody else's code.
+    pub(crate) fn announced(self) -> Self {
+        metering::born(&self.0.family);
+        self
+    }
+
+    pub(crate) fn build(
+        config: BreakerConfig,
+        now: Tick,
+        family: Arc<Family>,
+        endpoint: Option<EndpointHandle>,
+        member: Option<Arc<Member>>,
+    ) -> Self {
         Self(Arc::new(Inner {
             word: AtomicU64::new(word::of(State::Closed, 0)),
             consecutive: AtomicU32::new(0),
-            slow_after_ns: config.slow_call_duration().map_or(u64::MAX, |limit| limit.as_nanos() as u64),
-            window,
-            config,
+            is_reshaped: AtomicBool::new(false),
+            slow_after_ns: AtomicU64::new(slow_after_ns(&config)),
+            window: new_window(&config, now),
+            member,
+            config: ArcSwap::from_pointee(config),
             machine: Mutex::new(Machine::new(config, now)),
+            reshaped: ArcSwapOption::empty(),
             endpoint,
             refused: AtomicU64::new(0),
             late: AtomicU64::new(0),
             changed: Arc::default(),
+            listeners: Listeners::default(),
+            family,
         }))
     }
 
@@ -147,6 +177,7 @@ impl Circuit {
         });
         entry.admitted.map_err(|retry_after| {
             self.0.refused.fetch_add(1, Ordering::Relaxed);
+            metering::refused(&self.0.family);
             CircuitOpen::new(retry_after)
         })
     }
@@ -158,23 +189,31 @@ impl Circuit {
 
     /// Takes in how an admitted call ended.
     #[inline]
-    pub(crate) fn release(&self, admission: Admission, outcome: Outcome, elapsed_ns: u64, now: Tick) {
+    pub(crate) fn release(&self, admission: Admission, verdict: Verdict, elapsed_ns: u64, now: Tick) {
+        let outcome = verdict.outcome;
         let inner = &*self.0;
-        let slow = elapsed_ns > inner.slow_after_ns;
+        if let Some(member) = &inner.member {
+            member.record(outcome, elapsed_ns, now);
+        }
+        let slow = elapsed_ns > inner.slow_after_ns.load(Ordering::Relaxed);
         let sample = match outcome {
             Outcome::Success | Outcome::Undecided => Some(Sample { failed: false, slow }),
             Outcome::Failure(_) => Some(Sample { failed: true, slow }),
             Outcome::Ignored | Outcome::Refused => None,
         };
         if admission.state != State::Closed {
-            return self.release_trial(admission, sample, now);
+            return self.release_trial(admission, sample, verdict.wait, now);
         }
         if !self.still_holds(admission) {
             inner.late.fetch_add(1, Ordering::Relaxed);
             return;
         }
         let Some(sample) = sample else { return };
-        inner.window.record(now, sample);
+        let may_be_bad = inner.with_window(|window| {
+            window.record(now, sample);
+            // Without a failed or slow call in the window there is no rate to reach. With one, a success may be what fills the minimum.
+            window.may_hold_bad(now)
+        });
         let mut in_a_row = 0;
         match outcome {
             Outcome::Failure(Origin::Overload) => {}
@@ -184,15 +223,14 @@ impl Circuit {
             }
             _ => {}
         }
-        // Without a failed or slow call in the window there is no rate to reach. With one, a success may be what fills the minimum.
-        if inner.window.may_hold_bad(now) {
-            self.evaluate(admission, in_a_row, now);
+        if may_be_bad {
+            self.evaluate(admission, in_a_row, verdict.wait, now);
         }
     }
 
-    fn evaluate(&self, admission: Admission, in_a_row: u32, now: Tick) {
-        let config = &self.0.config;
-        let counts = self.0.window.counts(now);
+    fn evaluate(&self, admission: Admission, in_a_row: u32, asked: Option<Duration>, now: Tick) {
+        let config = &**self.0.config.load();
+        let counts = self.0.with_window(|window| window.counts(now));
         let reason = if config.consecutive_failures() > 0 && in_a_row >= config.consecutive_failures() {
             Some(TripReason::ConsecutiveFailures)
         } else {
@@ -200,18 +238,24 @@ impl Circuit {
         };
         if let Some(reason) = reason {
             self.update(now, |machine| {
-                (machine.trip(admission.generation, reason, counts, now, chance()), ())
+                (machine.trip(admission.generation, reason, counts, asked, now, chance()), ())
             });
         }
     }
 
     #[cold]
-    fn release_trial(&self, admission: Admission, sample: Option<Sample>, now: Tick) {
+    fn release_trial(
+        &self,
+        admission: Admission,
+        sample: Option<Sample>,
+        asked: Option<Duration>,
+        now: Tick,
+    ) {
         if admission.state == State::HalfOpen {
             if !self.still_holds(admission) {
                 self.0.late.fetch_add(1, Ordering::Relaxed);
             }
-            self.update(now, |machine| (machine.exit(admission, sample, now, chance()), ()));
+            self.update(now, |machine| (machine.exit(admission, sample, asked, now, chance()), ()));
         }
     }
 
@@ -262,7 +306,7 @@ impl Circuit {
         let machine = self.machine();
         let state = machine.state();
         let counts = match state {
-            State::Closed | State::MetricsOnly => self.0.window.counts(now),
+            State::Closed | State::MetricsOnly => self.0.with_window(|window| window.counts(now)),
             _ => machine.counts(),
         };
         let probe_at = self.0.endpoint.as_ref().and_then(EndpointHandle::recheck_at);
@@ -271,9 +315,9 @@ impl Circuit {
             generation: machine.generation(),
             counts,
             min_calls: match state {
-                State::Closed | State::MetricsOnly => u64::from(self.0.config.min_calls()),
+                State::Closed | State::MetricsOnly => u64::from(self.config().min_calls()),
                 // It decides when all trial calls are back, and until then there is no rate.
-                State::HalfOpen => u64::from(self.0.config.half_open_permits()),
+                State::HalfOpen => u64::from(self.config().half_open_permits()),
                 _ => 1,
             },
             consecutive_failures: self.0.consecutive.load(Ordering::Relaxed),
@@ -297,6 +341,11 @@ impl Circuit {
         }
     }
 
+    /// Whether the end of a call says anything to anybody, whatever the state that admitted it.
+    pub(crate) fn is_in_a_set(&self) -> bool {
+        self.0.member.is_some()
+    }
+
     pub(crate) fn changed(&self) -> &Arc<Notify> {
         &self.0.changed
     }
@@ -311,9 +360,42 @@ impl Circuit {
         self.0.endpoint.as_ref()
     }
 
+    /// What reports call it, if its layer or registry has a name.
+    pub fn name(&self) -> Option<&str> {
+        self.0.family.name.as_deref()
+    }
+
     /// The knobs.
-    pub fn config(&self) -> &BreakerConfig {
-        &self.0.config
+    pub fn config(&self) -> BreakerConfig {
+        **self.0.config.load()
+    }
+
+    /// Goes by `config` from now on, and never has to be told twice: calls under way are judged by it when they end.
+    ///
+    /// The state stays, and so does what the window holds unless the window itself is another: then the new one begins empty. An open circuit stays open
+    /// for as long as it was to. A half-open one that has heard of as many calls as it now wants decides.
+    pub fn reload(&self, config: BreakerConfig, now: Tick) {
+        let inner = &*self.0;
+        self.update(now, |machine| {
+            let old = inner.config.swap(Arc::new(config));
+            inner.slow_after_ns.store(slow_after_ns(&config), Ordering::Relaxed);
+            if old.window() != config.window() {
+                inner.reshaped.store(Some(Arc::new(new_window(&config, now))));
+                inner.is_reshaped.store(true, Ordering::Release);
+            }
+            (machine.reconfigure(config, now, chance()), ())
+        });
+    }
+
+    /// Tells `listener` of every transition of this circuit from now on, after it is in force. It runs on the thread that caused it, mostly a caller's, under
+    /// no lock, and should be quick; if it panics, nobody else is harmed. Two transitions that follow one another closely on two threads may be told in the
+    /// other order: their generations say which came first.
+    pub fn on_transition(&self, listener: impl Fn(&CircuitEvent) + Send + Sync + 'static) {
+        self.0.listeners.add(listener);
+    }
+
+    pub(crate) fn family(&self) -> &Arc<Family> {
+        &self.0.family
     }
 
     pub(crate) fn downgrade(&self) -> std::sync::Weak<Inner> {
@@ -334,7 +416,7 @@ impl Circuit {
             if transition.is_some() {
                 let state = machine.state();
                 if matches!(state, State::Closed | State::HalfOpen | State::MetricsOnly) {
-                    inner.window.clear();
+                    inner.with_window(Window::clear);
                     inner.consecutive.store(0, Ordering::Relaxed);
                 }
                 inner.word.store(word::of(state, machine.generation()), Ordering::Release);
@@ -353,14 +435,15 @@ impl Circuit {
         };
         if let Some(transition) = transition {
             inner.changed.notify_waiters();
-            self.tell(&transition);
+            self.tell(transition, now);
         }
         result
     }
 
-    fn tell(&self, transition: &Transition) {
-        let endpoint = self.endpoint().map(tracing::field::display);
-        let Transition { from, to, reason, generation, counts, open_for } = *transition;
+    fn tell(&self, transition: Transition, now: Tick) {
+        let (inner, endpoint) = (&*self.0, self.endpoint().map(tracing::field::display));
+        let Transition { from, to, reason, generation, counts, open_for } = transition;
+        metering::moved(&inner.family, &transition);
         let (total, failed, slow) = (counts.total, counts.failed, counts.slow);
         if to == State::Open {
             tracing::warn!(
@@ -378,11 +461,49 @@ impl Circuit {
         } else {
             tracing::info!(endpoint, ?from, ?to, ?reason, generation, total, failed, slow, "circuit changed");
         }
+        if inner.listeners.any() || inner.family.listeners.any() {
+            let event = CircuitEvent { circuit: self.clone(), transition, at: now };
+            inner.listeners.tell(&event);
+            inner.family.listeners.tell(&event);
+        }
     }
 
     fn machine(&self) -> MutexGuard<'_, Machine> {
         self.0.machine.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Inner {
+    /// The window in use.
+    #[inline]
+    fn with_window<R>(&self, f: impl FnOnce(&Window) -> R) -> R {
+        if self.is_reshaped.load(Ordering::Acquire) { self.with_reshaped(f) } else { f(&self.window) }
+    }
+
+    #[cold]
+    fn with_reshaped<R>(&self, f: impl FnOnce(&Window) -> R) -> R {
+        f(self.reshaped.load().as_deref().unwrap_or(&self.window))
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        metering::gone(&self.family, self.machine.get_mut().unwrap_or_else(PoisonError::into_inner).state());
+    }
+}
+
+fn new_window(config: &BreakerConfig, now: Tick) -> Window {
+    match config.window() {
+        WindowKind::Calls(calls) => Window::Count(CountWindow::new(calls)),
+        WindowKind::Time(window) => {
+            let buckets = window.as_secs().clamp(10, 60) as u32;
+            Window::Time(TimeWindow::new(window, buckets, now))
+        }
+    }
+}
+
+fn slow_after_ns(config: &BreakerConfig) -> u64 {
+    config.slow_call_duration().map_or(u64::MAX, |limit| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX))
 }
 
 fn chance() -> Chance {
@@ -408,10 +529,15 @@ pub struct Permit {
 
 impl Permit {
     /// Tells how the call ended, how long it took, and when.
-    pub fn finish(mut self, outcome: Outcome, elapsed: Duration, now: Tick) {
+    pub fn finish(self, outcome: Outcome, elapsed: Duration, now: Tick) {
+        self.finish_with(Verdict { outcome, ..Verdict::IGNORED }, elapsed, now);
+    }
+
+    /// As [`finish`](Self::finish), by a verdict, in which the server may have asked for a wait ([`OpenDelay::AsAsked`](crate::OpenDelay::AsAsked)).
+    pub fn finish_with(mut self, verdict: Verdict, elapsed: Duration, now: Tick) {
         if let Some(admission) = self.admission.take() {
             let elapsed_ns = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
-            self.circuit.release(admission, outcome, elapsed_ns, now);
+            self.circuit.release(admission, verdict, elapsed_ns, now);
         }
     }
 
@@ -436,11 +562,23 @@ impl Drop for Permit {
             // Only a trial call has something to give back.
             Some(admission) if admission.state == State::HalfOpen => {
                 let now = Tick::of(tokio::time::Instant::now().into_std());
-                self.circuit.release(admission, Outcome::Ignored, 0, now);
+                self.circuit.release(admission, Verdict::IGNORED, 0, now);
             }
             _ => {}
         }
     }
+}
+
+/// A transition of a circuit.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct CircuitEvent {
+    /// Whose.
+    pub circuit: Circuit,
+    /// What changed. It is in force, and others may have followed.
+    pub transition: Transition,
+    /// When.
+    pub at: Tick,
 }
 
 /// A circuit at one moment.

@@ -29,8 +29,23 @@ pub struct BreakerConfig {
     slow_call_threshold: Ratio,
     reset_timeout: Duration,
     max_reset_timeout: Duration,
+    open_delay: OpenDelay,
     half_open_permits: u32,
+    ramp: Duration,
     stalled_after: Duration,
+}
+
+/// How long a circuit stays open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum OpenDelay {
+    /// `reset_timeout` at first, then twice as long each time up to `max_reset_timeout`, with equal jitter from the second time on.
+    #[default]
+    Growing,
+    /// `reset_timeout` each time.
+    Fixed,
+    /// As long as the server asked with the failure that opened it, from 1 ms to `max_reset_timeout`; where it asked for nothing, growing.
+    AsAsked,
 }
 
 /// What the rates are counted over.
@@ -53,7 +68,9 @@ impl Default for BreakerConfig {
             slow_call_threshold: Ratio::ONE,
             reset_timeout: Duration::from_secs(5),
             max_reset_timeout: Duration::from_secs(300),
+            open_delay: OpenDelay::Growing,
             half_open_permits: 3,
+            ramp: Duration::ZERO,
             stalled_after: AbandonedPolicy::default().stalled_after(),
         }
     }
@@ -95,7 +112,8 @@ impl BreakerConfig {
         self.slow_call_threshold
     }
 
-    /// How long it stays open at first; it doubles, with equal jitter, with each failed attempt to close. Default 5 s (Finagle).
+    /// How long it stays open at first; it doubles, with equal jitter, with each failed attempt to close, unless `open_delay` says otherwise. Default 5 s
+    /// (Finagle).
     pub fn reset_timeout(&self) -> Duration {
         self.reset_timeout
     }
@@ -110,6 +128,17 @@ impl BreakerConfig {
         self.half_open_permits
     }
 
+    /// How long it stays open: growing, fixed or as the server asked. Default growing.
+    pub fn open_delay(&self) -> OpenDelay {
+        self.open_delay
+    }
+
+    /// For how long, once the trial calls have come back and no rate is reached, the half-open circuit admits a share of the calls that grows from a tenth to all
+    /// of them before it closes. A rate reached meanwhile, over at least `half_open_permits` calls, opens it again. Default 0: it closes at once.
+    pub fn ramp(&self) -> Duration {
+        self.ramp
+    }
+
     /// How long nothing must have arrived for a caller's leaving to count as a failure. Default 500 ms.
     pub fn stalled_after(&self) -> Duration {
         self.stalled_after
@@ -120,7 +149,12 @@ impl BreakerConfig {
     }
 
     pub(crate) fn open_backoff(&self) -> Backoff {
-        Backoff::new(self.reset_timeout, self.max_reset_timeout, Jitter::Equal)
+        match self.open_delay {
+            OpenDelay::Fixed => Backoff::new(self.reset_timeout, self.reset_timeout, Jitter::None),
+            OpenDelay::Growing | OpenDelay::AsAsked => {
+                Backoff::new(self.reset_timeout, self.max_reset_timeout, Jitter::Equal)
+            }
+        }
     }
 
     /// How long a closed circuit must last before the open time starts from its beginning again: one window.
@@ -196,6 +230,18 @@ impl BreakerConfigBuilder {
         self
     }
 
+    /// See [`BreakerConfig::open_delay`].
+    pub fn open_delay(mut self, delay: OpenDelay) -> Self {
+        self.config.open_delay = delay;
+        self
+    }
+
+    /// See [`BreakerConfig::ramp`]. Up to 1 h.
+    pub fn ramp(mut self, time: Duration) -> Self {
+        self.config.ramp = time;
+        self
+    }
+
     /// See [`BreakerConfig::stalled_after`].
     pub fn stalled_after(mut self, quiet: Duration) -> Self {
         self.config.stalled_after = quiet;
@@ -226,6 +272,7 @@ impl BreakerConfigBuilder {
         let (ms, hour) = (Duration::from_millis(1), Duration::from_secs(3600));
         within("reset_timeout", config.reset_timeout, ms, hour, "1ms to 1h");
         within("max_reset_timeout", config.max_reset_timeout, ms, 24 * hour, "1ms to 24h");
+        within("ramp", config.ramp, Duration::ZERO, hour, "up to 1h");
         if let WindowKind::Time(window) = config.window {
             within("window", window, 10 * ms, hour, "10ms to 1h, or 1 to 1000000 calls");
         }
@@ -278,6 +325,8 @@ mod tests {
             ("slow_call_threshold", config.slow_call_threshold().as_f64().to_string()),
             ("reset_timeout", format!("{:?}", config.reset_timeout())),
             ("max_reset_timeout", format!("{:?}", config.max_reset_timeout())),
+            ("open_delay", format!("{:?}", config.open_delay()).to_lowercase()),
+            ("ramp", format!("{:?}", config.ramp())),
             ("half_open_permits", config.half_open_permits().to_string()),
             ("stalled_after", format!("{:?}", config.stalled_after())),
         ] {

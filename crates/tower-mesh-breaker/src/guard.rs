@@ -32,7 +32,7 @@ impl Guard for CircuitGuard {
     fn finish(mut self, verdict: Verdict) {
         if let Some(admission) = self.admission.take() {
             let now = CallContext::attempt_ended(self.started, clock);
-            self.circuit.release(admission, verdict.outcome, now.nanos_since(self.started), now);
+            self.circuit.release(admission, verdict, now.nanos_since(self.started), now);
         }
     }
 }
@@ -42,13 +42,18 @@ impl Drop for CircuitGuard {
         let Some(admission) = self.admission.take() else {
             return;
         };
-        if admission.state == State::Disabled {
+        if admission.state == State::Disabled && !self.circuit.is_in_a_set() {
             return;
         }
         let now = CallContext::attempt_ended(self.started, clock);
         let quiet = now.since(self.progressed.unwrap_or(self.started));
         let reason = CallContext::drop_reason_of(self.started);
         let outcome = self.circuit.config().abandoned().outcome(reason, quiet);
-        self.circuit.release(admission, outcome, now.nanos_since(self.started), now);
+        self.circuit.release(
+            admission,
+            Verdict { outcome, ..Verdict::IGNORED },
+            now.nanos_since(self.started),
+            now,
+        );
     }
 }

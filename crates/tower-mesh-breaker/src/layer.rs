@@ -2,13 +2,16 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tower_layer::Layer;
 use tower_mesh_core::EndpointHandle;
 
-use crate::circuit::{Circuit, Inner};
+use crate::circuit::{Circuit, CircuitEvent, Family, Inner};
 use crate::config::BreakerConfig;
+use crate::keyed::KeyedBreakerLayer;
+use crate::outlier::Outliers;
 use crate::service::{Breaker, clock};
 
 /// Puts a circuit around a service, alone or for one endpoint.
@@ -17,11 +20,18 @@ use crate::service::{Breaker, clock};
 /// `C` judges what is a failure; see [`Classify`](tower_mesh_core::Classify).
 #[derive(Clone)]
 pub struct BreakerLayer<C> {
-    config: BreakerConfig,
+    common: Arc<Common>,
     classifier: C,
     circuit: Circuit,
     watching: bool,
-    endpoints: Arc<Endpoints>,
+    outliers: Option<Outliers>,
+}
+
+/// What a layer, its clones and the layers of its endpoints share.
+struct Common {
+    config: Mutex<BreakerConfig>,
+    family: Arc<Family>,
+    endpoints: Endpoints,
 }
 
 /// The circuits of endpoints by their key. Weak: a circuit goes with the services of its endpoint.
@@ -31,8 +41,29 @@ struct Endpoints(Mutex<HashMap<u32, Weak<Inner>>>);
 impl<C> BreakerLayer<C> {
     /// A closed circuit.
     pub fn new(config: BreakerConfig, classifier: C) -> Self {
-        let circuit = Circuit::new(config, clock());
-        Self { config, classifier, circuit, watching: false, endpoints: Arc::default() }
+        Self::with_family(config, classifier, Family::default())
+    }
+
+    /// A closed circuit of a breaker that reports call `name`.
+    pub fn named(name: &str, config: BreakerConfig, classifier: C) -> Self {
+        Self::with_family(config, classifier, Family { name: Some(name.into()), ..Family::default() })
+    }
+
+    fn with_family(config: BreakerConfig, classifier: C, family: Family) -> Self {
+        let family = Arc::new(family);
+        let circuit = Circuit::build(config, clock(), family.clone(), None, None).announced();
+        let common = Common { config: Mutex::new(config), family, endpoints: Endpoints::default() };
+        Self { common: Arc::new(common), classifier, circuit, watching: false, outliers: None }
+    }
+
+    /// A layer around `circuit`, which others may share.
+    pub fn around(circuit: Circuit, classifier: C) -> Self {
+        let common = Common {
+            config: Mutex::new(circuit.config()),
+            family: circuit.family().clone(),
+            endpoints: Endpoints::default(),
+        };
+        Self { common: Arc::new(common), classifier, circuit, watching: false, outliers: None }
     }
 
     /// The layer for one endpoint: its circuit shows in the endpoint's availability, and a refusal is the balancer's to handle, which picks another.
@@ -42,33 +73,88 @@ impl<C> BreakerLayer<C> {
     where
         C: Clone,
     {
-        let mut endpoints = self.endpoints.lock();
+        let common = &self.common;
+        let mut endpoints = common.endpoints.lock();
         let known = endpoints.get(&endpoint.key()).and_then(Circuit::upgrade);
+        let is_new = known.is_none();
         let circuit = known.unwrap_or_else(|| {
             endpoints.retain(|_, circuit| circuit.strong_count() > 0);
-            let circuit = Circuit::watching(self.config, clock(), endpoint.clone());
+            let member = self.outliers.as_ref().map(|outliers| outliers.member(endpoint));
+            // Under the lock of the endpoints: a reload sees this circuit, or this the reload's configuration.
+            let config = common.config();
+            let circuit =
+                Circuit::build(config, clock(), common.family.clone(), Some(endpoint.clone()), member);
             endpoints.insert(endpoint.key(), circuit.downgrade());
             circuit
         });
         drop(endpoints);
+        let circuit = if is_new { circuit.announced() } else { circuit };
         Self {
-            config: self.config,
+            common: common.clone(),
             classifier: self.classifier.clone(),
             circuit,
             watching: true,
-            endpoints: self.endpoints.clone(),
+            outliers: self.outliers.clone(),
         }
+    }
+
+    /// The configuration in use.
+    pub fn config(&self) -> BreakerConfig {
+        self.common.config()
+    }
+
+    /// Goes by `config` from now on: the circuit of this layer, those of all endpoints watched through it or its clones, and those to come. See
+    /// [`Circuit::reload`] for what stays.
+    pub fn reload(&self, config: BreakerConfig) {
+        let circuits = {
+            let endpoints = self.common.endpoints.lock();
+            *self.common.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
+            endpoints.values().filter_map(Circuit::upgrade).collect::<Vec<_>>()
+        };
+        let now = clock();
+        self.circuit.reload(config, now);
+        for circuit in circuits {
+            circuit.reload(config, now);
+        }
+    }
+
+    /// Tells `listener` of every transition of the circuits that [`reload`](Self::reload) reaches. See [`Circuit::on_transition`].
+    pub fn on_transition(&self, listener: impl Fn(&CircuitEvent) + Send + Sync + 'static) {
+        self.common.family.listeners.add(listener);
+    }
+
+    /// What the circuits of endpoints hear of is also counted for this set, which ejects those of them that are outliers among their peers: for a stack with
+    /// both there is no second layer. A circuit that is disabled still counts there. Endpoints that are watched already are not in the set.
+    pub fn ejecting(self, outliers: &Outliers) -> Self {
+        Self { outliers: Some(outliers.clone()), ..self }
     }
 
     /// The same circuits, with another judgement on what is a failure.
     pub fn classify<C2>(self, classifier: C2) -> BreakerLayer<C2> {
         BreakerLayer {
-            config: self.config,
+            common: self.common,
             classifier,
             circuit: self.circuit,
             watching: self.watching,
-            endpoints: self.endpoints,
+            outliers: self.outliers,
         }
+    }
+
+    /// A circuit for each key that `key_of` takes from a request: a tenant, a route, a shard. At most 1000 at a time; see [`KeyedBreakerLayer`] for what
+    /// happens to keys that come after, or are not used any more. The circuit of this layer is that of all others.
+    ///
+    /// ```
+    /// # use tower_mesh_breaker::{BreakerConfig, BreakerLayer};
+    /// # use tower_mesh_core::classify::ByResult;
+    /// struct Query { tenant: u32 }
+    /// let layer = BreakerLayer::new(BreakerConfig::default(), ByResult).keyed(|query: &Query| query.tenant);
+    /// ```
+    pub fn keyed<Req, K, F>(self, key_of: F) -> KeyedBreakerLayer<K, F, C>
+    where
+        F: Fn(&Req) -> K,
+        K: Hash + Eq + Clone,
+    {
+        KeyedBreakerLayer::new(self.common.config(), self.circuit, key_of, self.classifier)
     }
 
     /// The circuit of this layer: of the one endpoint, if it watches one.
@@ -78,7 +164,13 @@ impl<C> BreakerLayer<C> {
 
     /// The circuits of all endpoints watched through this layer, in no order.
     pub fn circuits(&self) -> Vec<Circuit> {
-        self.endpoints.lock().values().filter_map(Circuit::upgrade).collect()
+        self.common.endpoints.lock().values().filter_map(Circuit::upgrade).collect()
+    }
+}
+
+impl Common {
+    fn config(&self) -> BreakerConfig {
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -140,7 +232,7 @@ mod tests {
             assert!(weak.upgrade().is_none());
         }
         assert_eq!(breaker.circuits().len(), 1);
-        assert!(breaker.endpoints.lock().len() <= 2);
+        assert!(breaker.common.endpoints.lock().len() <= 2);
         assert_eq!(kept.circuit().state(), State::Closed);
     }
 }

@@ -1,20 +1,27 @@
 #![doc = include_str!("../README.md")]
 
 mod config;
+pub mod outlier;
 mod policy;
 
 mod circuit;
 mod error;
 mod future;
 mod guard;
+mod keyed;
 mod layer;
+mod listeners;
+mod metering;
+mod registry;
 mod service;
 
-pub use circuit::{Circuit, CircuitSnapshot, Permit};
-pub use config::{BreakerConfig, BreakerConfigBuilder, WindowKind};
+pub use circuit::{Circuit, CircuitEvent, CircuitSnapshot, Permit};
+pub use config::{BreakerConfig, BreakerConfigBuilder, OpenDelay, WindowKind};
 pub use error::CircuitOpen;
 pub use future::BreakerFuture;
 pub use guard::CircuitGuard;
+pub use keyed::{KeyedBreaker, KeyedBreakerLayer};
 pub use layer::BreakerLayer;
 pub use policy::machine::{State, Transition, TripReason};
+pub use registry::Breakers;
 pub use service::Breaker;

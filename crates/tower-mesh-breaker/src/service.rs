@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::sync::futures::OwnedNotified;
-use tower_mesh_core::classify::{Origin, Outcome};
+use tower_mesh_core::classify::{Origin, Retry, Verdict};
 use tower_mesh_core::{BoxError, CallContext, Classify, Tick};
 use tower_service::Service;
 
@@ -178,7 +178,8 @@ impl<S, C> Breaker<S, C> {
     #[cold]
     fn readiness_failed(&mut self) {
         if let Ok(admission) = self.use_ticket() {
-            self.circuit.release(admission, Outcome::Failure(Origin::Local), 0, clock());
+            let verdict = Verdict::failure(Origin::Local, Retry::NotProcessed);
+            self.circuit.release(admission, verdict, 0, clock());
         }
     }
 }

@@ -38,9 +38,14 @@ struct Cold {
     attached: Option<Box<Attached>>,
 }
 
-/// Never taken from, so nothing of it is dropped before the record is, and then under no lock.
+/// What few records have.
 #[derive(Default)]
-struct Attached(Vec<Arc<dyn Any + Send + Sync>>);
+struct Attached {
+    /// Never taken from, so nothing of it is dropped before the record is, and then under no lock.
+    kept: Vec<Arc<dyn Any + Send + Sync>>,
+    /// Of an ejected endpoint: probes that began after this end it. None: no probe does.
+    recovers_after: Option<Tick>,
+}
 
 /// All that a pick reads and a call writes, in one cache line.
 #[repr(align(64))]
@@ -113,7 +118,7 @@ impl EndpointHandle {
     /// For what a layer keeps of an endpoint and calls need not carry. It must not hold a handle of this endpoint, or neither would ever
     /// go: a [`WeakEndpoint`] is for that. What is attached twice is kept twice.
     pub fn attach(&self, state: Arc<impl Any + Send + Sync>) {
-        self.cold().attached.get_or_insert_default().0.push(state);
+        self.cold().attached.get_or_insert_default().kept.push(state);
     }
 
     /// A reference that does not keep the record.
@@ -184,12 +189,51 @@ impl EndpointHandle {
         (at != u64::MAX).then(|| Tick::from_nanos(at))
     }
 
-    /// Tells that an active probe which began at `began` has passed: an open circuit that believes probes wants a trial call at once, and what failed calls
-    /// weigh in the latency is forgotten, so that a call finds out whether calls pass too. Whether it brought a trial forward.
+    /// Ejects it from among its peers: sets [`Reason::Ejected`], and forgets the latency learned while things went bad, as
+    /// [`open_circuit`](Self::open_circuit) does.
+    ///
+    /// `believe_probes`: whether an active probe that begins after `now` and passes takes it back, by [`hint_recovery`](Self::hint_recovery).
+    pub fn eject(&self, now: Tick, believe_probes: bool) {
+        self.forget_latency();
+        let mut cold = self.cold();
+        cold.attached.get_or_insert_default().recovers_after = believe_probes.then_some(now);
+        // Inside the lock: a probe that passes now finds both or neither.
+        self.set(Reason::Ejected);
+    }
+
+    /// Takes it back: clears [`Reason::Ejected`]. Whether it was ejected.
+    pub fn restore(&self) -> bool {
+        let _cold = self.cold();
+        let was_out = self.clear(Reason::Ejected);
+        if was_out {
+            self.forget_latency();
+        }
+        was_out
+    }
+
+    #[cold]
+    fn recover(&self, began: Tick) -> bool {
+        let cold = self.cold();
+        let recovers_after = cold.attached.as_ref().and_then(|attached| attached.recovers_after);
+        let believed = recovers_after.is_some_and(|after| began > after);
+        if believed {
+            self.forget_latency();
+        }
+        believed && self.clear(Reason::Ejected)
+    }
+
+    /// Tells that an active probe which began at `began` has passed: an open circuit that believes probes wants a trial call at once, an ejection
+    /// that does is over, and what failed calls weigh in the latency is forgotten, so that a call finds out whether calls pass too. Whether it
+    /// brought anything forward.
     pub fn hint_recovery(&self, began: Tick) -> bool {
         if self.0.hot.word.load(Ordering::Relaxed) & PENALIZED != 0 {
             self.forget_latency();
         }
+        let recovered = self.availability().contains(Reason::Ejected) && self.recover(began);
+        self.hint_trial(began) || recovered
+    }
+
+    fn hint_trial(&self, began: Tick) -> bool {
         let began = began.as_nanos();
         let trial = &self.0.trial;
         if began <= trial.hints_after.load(Ordering::Relaxed) {

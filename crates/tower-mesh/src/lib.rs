@@ -21,7 +21,8 @@ pub use lifecycle::{ShutdownReport, StartError};
 pub use mesh::Mesh;
 pub use service::{Connected, MeshFuture, MeshService, ServiceHandle, Tower, With};
 pub use status::{
-    CircuitStatus, EndpointStatus, HealthStatus, MeshState, MeshStatus, RetryStatus, ServiceStatus,
+    CircuitStatus, EndpointStatus, HealthStatus, MeshState, MeshStatus, OutlierStatus, RetryStatus,
+    ServiceStatus,
 };
 
 pub use tower_mesh_breaker as breaker;

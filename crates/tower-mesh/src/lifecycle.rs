@@ -62,7 +62,8 @@ impl Lifecycle {
         Err(Error::new(kind, service.as_str(), operation))
     }
 
-    /// Starts everything in order: discovery, and when every required service is resolved, health. (Circuits need no work in the background.)
+    /// Starts everything in order: discovery and what looks over its endpoints, and when every required service is resolved, health. (Circuits need no work in
+    /// the background.)
     pub(crate) async fn start(
         &self,
         parts: &BTreeMap<ServiceName, Arc<Part>>,
@@ -71,6 +72,7 @@ impl Lifecycle {
         self.go(MeshState::Built, MeshState::Starting).map_err(StartError::not_built)?;
         for part in parts.values() {
             self.run(part, Component::Discovery);
+            self.run(part, Component::Outlier);
         }
         let required = parts.values().filter(|part| part.required);
         let resolved = try_join_all(required.map(|part| resolved(part, timeout)));

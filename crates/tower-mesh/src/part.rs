@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
 use tower_mesh_breaker::BreakerLayer;
+use tower_mesh_breaker::outlier::Outliers;
 use tower_mesh_core::ServiceName;
 use tower_mesh_core::classify::ByResult;
 use tower_mesh_discovery::DiscoveryLayer;
@@ -21,6 +22,7 @@ pub(crate) struct Part {
     pub(crate) required: bool,
     pub(crate) discovery: DiscoveryLayer,
     pub(crate) breaker: BreakerLayer<ByResult>,
+    pub(crate) outliers: Option<Outliers>,
     pub(crate) retry: RetryLayer<ByResult>,
     pub(crate) deadline: DeadlineLayer,
     pub(crate) health: Option<HealthLayer>,
@@ -41,6 +43,7 @@ pub(crate) struct Work {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Component {
     Discovery,
+    Outlier,
     Health,
 }
 
@@ -48,6 +51,7 @@ impl Component {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Discovery => "discovery",
+            Self::Outlier => "outlier",
             Self::Health => "health",
         }
     }
@@ -66,11 +70,22 @@ impl Part {
             work.push(Work { component: Component::Health, future: Box::pin(prober) });
             layer
         });
+        let breaker = BreakerLayer::named(name.as_str(), config.breaker, ByResult);
+        let outliers = config.outlier.map(|config| {
+            let (outliers, driver) = Outliers::new(config);
+            work.push(Work { component: Component::Outlier, future: Box::pin(driver) });
+            outliers
+        });
+        let breaker = match &outliers {
+            Some(outliers) => breaker.ejecting(outliers),
+            None => breaker,
+        };
         Self {
             name,
             required: config.required,
             discovery,
-            breaker: BreakerLayer::new(config.breaker, ByResult),
+            breaker,
+            outliers,
             retry: RetryLayer::new(config.retry, ByResult).budget(RetryBudget::new(config.budget)),
             deadline: DeadlineLayer::new(config.deadline),
             health,

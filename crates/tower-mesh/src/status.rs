@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use tower_mesh_breaker::Circuit;
+use tower_mesh_breaker::outlier::MemberStatus;
 use tower_mesh_core::ewma::Decay;
-use tower_mesh_core::{EndpointHandle, Tick};
+use tower_mesh_core::{EndpointHandle, EndpointId, Tick};
 use tower_mesh_health::EndpointHealth;
 
 use crate::part::Part;
@@ -103,6 +104,8 @@ pub struct EndpointStatus {
     pub reasons: Vec<&'static str>,
     /// Its circuit; none while there is no service that was made of a handle: a circuit goes with the last of them.
     pub circuit: Option<CircuitStatus>,
+    /// Its place among its peers; none if outliers are not ejected.
+    pub outlier: Option<OutlierStatus>,
     /// Its probes; none if it is not probed.
     pub health: Option<HealthStatus>,
     /// Calls under way.
@@ -135,6 +138,16 @@ pub struct CircuitStatus {
     pub next_trial_ms: Option<u64>,
 }
 
+/// An endpoint among its peers at one moment.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[non_exhaustive]
+pub struct OutlierStatus {
+    /// Milliseconds until its ejection is over, if it is ejected; it is back with the next sweep after.
+    pub ejected_ms: Option<u64>,
+    /// How often it has been ejected, less what has been forgotten.
+    pub ejections: u32,
+}
+
 /// The probes of an endpoint at one moment.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
@@ -160,10 +173,17 @@ fn service(part: &Part, now: Tick) -> ServiceStatus {
         circuits.iter().filter_map(|circuit| Some((circuit.handle()?.key(), circuit))).collect();
     let health = part.health.as_ref().map(|health| health.status()).unwrap_or_default();
     let health: HashMap<u32, &EndpointHealth> = health.iter().map(|health| (health.key(), health)).collect();
+    let members = part.outliers.as_ref().map(|outliers| outliers.status().members).unwrap_or_default();
+    let members: HashMap<&EndpointId, &MemberStatus> =
+        members.iter().map(|member| (&member.id, member)).collect();
     let decay = Decay::new(part.discovery.config().latency_decay());
     let endpoint = |handle: &EndpointHandle| {
         let (circuit, health) = (circuits.get(&handle.key()), health.get(&handle.key()));
-        endpoint_status(handle, circuit.copied(), health.copied(), decay, now)
+        let outlier = members.get(handle.id()).map(|member| OutlierStatus {
+            ejected_ms: member.ejected_until.map(|until| millis(until.since(now))),
+            ejections: member.ejections,
+        });
+        EndpointStatus { outlier, ..endpoint_status(handle, circuit.copied(), health.copied(), decay, now) }
     };
     let budget = part.retry.get_budget().snapshot(now);
     ServiceStatus {
@@ -204,6 +224,7 @@ fn endpoint_status(
                 next_trial_ms: snapshot.next_trial.map(|at| millis(at.since(now))),
             }
         }),
+        outlier: None,
         health: health.map(|health| HealthStatus { state: kebab(&health.state()), last: health.last() }),
         in_flight: counts.in_flight(),
         started: counts.started,

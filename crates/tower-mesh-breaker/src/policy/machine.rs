@@ -17,7 +17,7 @@ use tower_mesh_core::Tick;
 use tower_mesh_core::backoff::Chance;
 use tower_mesh_core::window::{Sample, WindowCounts};
 
-use crate::config::BreakerConfig;
+use crate::config::{BreakerConfig, OpenDelay};
 
 /// What a circuit does with calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,6 +37,20 @@ pub enum State {
     MetricsOnly,
 }
 
+impl State {
+    /// The name used in status and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half-open",
+            Self::ForcedOpen => "forced-open",
+            Self::Disabled => "disabled",
+            Self::MetricsOnly => "metrics-only",
+        }
+    }
+}
+
 /// Why a circuit opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -51,6 +65,19 @@ pub enum TripReason {
     HalfOpenTimeout,
     /// By order.
     Manual,
+}
+
+impl TripReason {
+    /// The name used in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ConsecutiveFailures => "consecutive-failures",
+            Self::FailureRate => "failure-rate",
+            Self::SlowCallRate => "slow-call-rate",
+            Self::HalfOpenTimeout => "half-open-timeout",
+            Self::Manual => "manual",
+        }
+    }
 }
 
 /// One change of state, as a value: the shell tells the world.
@@ -102,9 +129,24 @@ pub(crate) struct Machine {
 
 #[derive(Debug, Clone, Copy)]
 enum Phase {
-    Closed { since: Tick },
-    Open { until: Tick },
-    HalfOpen { leased: u32, counts: WindowCounts, until: Tick, early: bool },
+    Closed {
+        since: Tick,
+    },
+    Open {
+        until: Tick,
+    },
+    HalfOpen {
+        leased: u32,
+        counts: WindowCounts,
+        until: Tick,
+        early: bool,
+    },
+    /// Half-open still: the trial calls went well, and a growing share of the calls is let in.
+    Ramp {
+        since: Tick,
+        counts: WindowCounts,
+        early: bool,
+    },
     Standing(State),
 }
 
@@ -124,7 +166,7 @@ impl Machine {
         match self.phase {
             Phase::Closed { .. } => State::Closed,
             Phase::Open { .. } => State::Open,
-            Phase::HalfOpen { .. } => State::HalfOpen,
+            Phase::HalfOpen { .. } | Phase::Ramp { .. } => State::HalfOpen,
             Phase::Standing(state) => state,
         }
     }
@@ -148,7 +190,7 @@ impl Machine {
     /// What the current state has counted outside the window: the trial calls, or for an open circuit what made it open.
     pub(crate) fn counts(&self) -> WindowCounts {
         match self.phase {
-            Phase::HalfOpen { counts, .. } => counts,
+            Phase::HalfOpen { counts, .. } | Phase::Ramp { counts, .. } => counts,
             _ => self.last,
         }
     }
@@ -161,7 +203,10 @@ impl Machine {
                 transition = Some(self.half_open(now, now < until));
             }
             Phase::HalfOpen { until, .. } if now >= until => {
-                transition = Some(self.open(now, TripReason::HalfOpenTimeout, self.counts(), chance));
+                transition = Some(self.open(now, TripReason::HalfOpenTimeout, self.counts(), None, chance));
+            }
+            Phase::Ramp { since, .. } if now.since(since) >= self.config.ramp() => {
+                transition = Some(self.close(now));
             }
             _ => {}
         }
@@ -177,39 +222,74 @@ impl Machine {
                 *leased += 1;
                 Ok(Admission { generation, state })
             }
+            Phase::Ramp { since, .. }
+                if chance.uniform() < ramp_share(now.since(*since), self.config.ramp()) =>
+            {
+                Ok(Admission { generation, state })
+            }
+            Phase::Ramp { .. } => Err(None),
             Phase::HalfOpen { until, .. } | Phase::Open { until } => Err(Some(until.since(now))),
             Phase::Standing(_) => Err(None),
         };
         Entry { admitted, transition }
     }
 
-    /// Takes a trial call back, with what it showed; none if it showed nothing, so that another may be made in its stead.
+    /// Takes a trial call back, with what it showed; none if it showed nothing, so that another may be made in its stead. `asked` is how long the server
+    /// asked to be left alone.
     pub(crate) fn exit(
         &mut self,
         admission: Admission,
         sample: Option<Sample>,
+        asked: Option<Duration>,
         now: Tick,
         chance: Chance,
     ) -> Option<Transition> {
         if admission.generation != self.generation {
             return None; // late news of a state that is over
         }
-        let Phase::HalfOpen { leased, counts, .. } = &mut self.phase else {
-            return None;
+        let counts = match &mut self.phase {
+            Phase::HalfOpen { leased, counts, .. } => {
+                *leased = leased.saturating_sub(1);
+                counts
+            }
+            Phase::Ramp { counts, .. } => counts,
+            _ => return None,
         };
-        *leased = leased.saturating_sub(1);
         let sample = sample?;
         counts.total += 1;
         counts.failed += u64::from(sample.failed);
         counts.slow += u64::from(sample.slow);
-        let counts = *counts;
+        self.judge(asked, now, chance)
+    }
+
+    /// Decides about a half-open circuit that has heard of enough calls.
+    fn judge(&mut self, asked: Option<Duration>, now: Tick, chance: Chance) -> Option<Transition> {
+        let (Phase::HalfOpen { counts, early, .. } | Phase::Ramp { counts, early, .. }) = self.phase else {
+            return None;
+        };
         if counts.total < u64::from(self.config.half_open_permits()) {
             return None;
         }
         match rate_reached(&self.config, counts, 0) {
-            Some(reason) => Some(self.open(now, reason, counts, chance)),
+            Some(reason) => Some(self.open(now, reason, counts, asked, chance)),
+            None if matches!(self.phase, Phase::Ramp { .. }) => None,
+            None if self.config.ramp() > Duration::ZERO => {
+                self.phase = Phase::Ramp { since: now, counts: WindowCounts::default(), early };
+                None
+            }
             None => Some(self.close(now)),
         }
+    }
+
+    /// Goes by `config` from now on. A state with a time set keeps that time; a half-open circuit that has heard of enough calls, as seen from now, decides.
+    pub(crate) fn reconfigure(
+        &mut self,
+        config: BreakerConfig,
+        now: Tick,
+        chance: Chance,
+    ) -> Option<Transition> {
+        self.config = config;
+        self.judge(None, now, chance)
     }
 
     /// Opens a closed circuit of this `generation`; nothing if that is over.
@@ -218,6 +298,7 @@ impl Machine {
         generation: u64,
         reason: TripReason,
         counts: WindowCounts,
+        asked: Option<Duration>,
         now: Tick,
         chance: Chance,
     ) -> Option<Transition> {
@@ -231,7 +312,7 @@ impl Machine {
             self.opens = 0;
         }
         self.believe_probes = true;
-        Some(self.open(now, reason, counts, chance))
+        Some(self.open(now, reason, counts, asked, chance))
     }
 
     /// Goes to `state` by order. None if it is there already, or for half-open from anything but open: there is nothing to find out.
@@ -244,7 +325,7 @@ impl Machine {
             }
             (State::Open, _) => {
                 self.believe_probes = true;
-                Some(self.open(now, TripReason::Manual, self.last, chance))
+                Some(self.open(now, TripReason::Manual, self.last, None, chance))
             }
             (State::HalfOpen, State::Open | State::ForcedOpen) => Some(self.half_open(now, false)),
             (State::HalfOpen, _) => None,
@@ -253,12 +334,25 @@ impl Machine {
         }
     }
 
-    fn open(&mut self, now: Tick, reason: TripReason, counts: WindowCounts, chance: Chance) -> Transition {
-        if matches!(self.phase, Phase::HalfOpen { early: true, .. }) {
+    fn open(
+        &mut self,
+        now: Tick,
+        reason: TripReason,
+        counts: WindowCounts,
+        asked: Option<Duration>,
+        chance: Chance,
+    ) -> Transition {
+        if matches!(self.phase, Phase::HalfOpen { early: true, .. } | Phase::Ramp { early: true, .. }) {
             self.believe_probes = false;
         }
         self.opens = self.opens.saturating_add(1);
-        let open_for = self.config.open_backoff().delay(self.opens, Duration::ZERO, chance);
+        let grown = || self.config.open_backoff().delay(self.opens, Duration::ZERO, chance);
+        let open_for = match (self.config.open_delay(), asked) {
+            (OpenDelay::AsAsked, Some(asked)) => {
+                asked.max(Duration::from_millis(1)).min(self.config.max_reset_timeout())
+            }
+            _ => grown(),
+        };
         self.last = counts;
         self.go(Phase::Open { until: now + open_for }, Some(reason), Some(open_for))
     }
@@ -282,6 +376,12 @@ impl Machine {
         self.generation += 1;
         Transition { from, to: self.state(), reason, generation: self.generation, counts, open_for }
     }
+}
+
+/// The share of calls that is let in after `passed` of `ramp`: from a tenth to all of them.
+fn ramp_share(passed: Duration, ramp: Duration) -> f64 {
+    const FIRST: f64 = 0.1;
+    FIRST + (1.0 - FIRST) * passed.as_secs_f64() / ramp.as_secs_f64()
 }
 
 /// The rate that `counts` reach, if any, once there are at least `min_calls`.
@@ -311,7 +411,7 @@ mod tests {
         let config = BreakerConfig::builder().half_open_permits(permits).build().unwrap();
         let now = Tick::of(tokio::time::Instant::now().into_std());
         let mut machine = Machine::new(config, now);
-        machine.trip(0, TripReason::FailureRate, WindowCounts::default(), now, ZERO).unwrap();
+        machine.trip(0, TripReason::FailureRate, WindowCounts::default(), None, now, ZERO).unwrap();
         (machine, now)
     }
 
@@ -326,9 +426,9 @@ mod tests {
         let first = machine.enter(at, false, ZERO).admitted.unwrap();
         machine.enter(at, false, ZERO).admitted.unwrap();
         assert!(machine.enter(at, false, ZERO).admitted.is_err());
-        assert_eq!(machine.exit(first, None, at, ZERO), None);
+        assert_eq!(machine.exit(first, None, None, at, ZERO), None);
         let again = machine.enter(at, false, ZERO).admitted.unwrap();
-        assert_eq!(machine.exit(again, GOOD, at, ZERO), None);
+        assert_eq!(machine.exit(again, GOOD, None, at, ZERO), None);
         assert!(machine.enter(at, false, ZERO).admitted.is_err(), "one came back, one is out: two in all");
     }
 
@@ -338,10 +438,10 @@ mod tests {
         let at = later(now, 5);
         let probe = machine.enter(at, false, ZERO).admitted.unwrap();
         let before = Admission { generation: 0, state: State::Closed };
-        assert_eq!(machine.exit(before, GOOD, at, ZERO), None);
+        assert_eq!(machine.exit(before, GOOD, None, at, ZERO), None);
         assert_eq!(machine.state(), State::HalfOpen);
-        assert_eq!(machine.exit(probe, GOOD, at, ZERO).unwrap().to, State::Closed);
-        assert_eq!(machine.exit(probe, BAD, at, ZERO), None, "told twice, counted once");
+        assert_eq!(machine.exit(probe, GOOD, None, at, ZERO).unwrap().to, State::Closed);
+        assert_eq!(machine.exit(probe, BAD, None, at, ZERO), None, "told twice, counted once");
     }
 
     #[test]
@@ -360,20 +460,32 @@ mod tests {
         for _ in 0..3 {
             let now = machine.open_until().unwrap();
             let probe = machine.enter(now, false, ZERO).admitted.unwrap();
-            waits.push(machine.exit(probe, BAD, now, ZERO).unwrap().open_for.unwrap().as_secs());
+            waits.push(machine.exit(probe, BAD, None, now, ZERO).unwrap().open_for.unwrap().as_secs());
         }
         assert_eq!(waits, [5, 10, 20], "equal jitter with the lowest draw: half of 10, 20, 40");
         let now = machine.open_until().unwrap();
         let probe = machine.enter(now, false, ZERO).admitted.unwrap();
-        machine.exit(probe, GOOD, now, ZERO).unwrap();
+        machine.exit(probe, GOOD, None, now, ZERO).unwrap();
         let generation = machine.generation();
-        let soon =
-            machine.trip(generation, TripReason::FailureRate, WindowCounts::default(), later(now, 9), ZERO);
+        let soon = machine.trip(
+            generation,
+            TripReason::FailureRate,
+            WindowCounts::default(),
+            None,
+            later(now, 9),
+            ZERO,
+        );
         assert_eq!(soon.unwrap().open_for, Some(Duration::from_secs(40)));
         machine.order(State::Closed, later(now, 9), ZERO);
         let generation = machine.generation();
-        let settled =
-            machine.trip(generation, TripReason::FailureRate, WindowCounts::default(), later(now, 60), ZERO);
+        let settled = machine.trip(
+            generation,
+            TripReason::FailureRate,
+            WindowCounts::default(),
+            None,
+            later(now, 60),
+            ZERO,
+        );
         assert_eq!(settled.unwrap().open_for, Some(Duration::from_secs(5)));
     }
 
@@ -381,11 +493,11 @@ mod tests {
     fn a_probe_whose_promise_was_not_kept_is_not_believed_again_until_it_closes() {
         let (mut machine, now) = open(1);
         let probe = machine.enter(later(now, 1), true, ZERO).admitted.unwrap();
-        machine.exit(probe, BAD, later(now, 1), ZERO).unwrap();
+        machine.exit(probe, BAD, None, later(now, 1), ZERO).unwrap();
         assert!(!machine.believes_probes());
         let at = machine.open_until().unwrap();
         let probe = machine.enter(at, false, ZERO).admitted.unwrap();
-        machine.exit(probe, GOOD, at, ZERO).unwrap();
+        machine.exit(probe, GOOD, None, at, ZERO).unwrap();
         assert!(machine.believes_probes());
     }
 
@@ -397,5 +509,72 @@ mod tests {
         assert_eq!(machine.order(State::Closed, now, ZERO).unwrap().to, State::Closed);
         assert_eq!(machine.order(State::HalfOpen, now, ZERO), None);
         assert_eq!(machine.order(State::Closed, now, ZERO), None);
+    }
+
+    #[test]
+    fn the_open_time_is_fixed_or_what_the_server_asked_if_that_is_wanted() {
+        let waits = |delay: OpenDelay, asked: Option<Duration>| {
+            let config = BreakerConfig::builder().open_delay(delay).half_open_permits(1).build().unwrap();
+            let now = Tick::of(tokio::time::Instant::now().into_std());
+            let mut machine = Machine::new(config, now);
+            let (rate, counts) = (TripReason::FailureRate, WindowCounts::default());
+            let first = machine.trip(0, rate, counts, asked, now, ZERO).unwrap().open_for.unwrap();
+            let at = machine.open_until().unwrap();
+            let probe = machine.enter(at, false, ZERO).admitted.unwrap();
+            let second =
+                machine.exit(probe, BAD, asked, at, Chance::Uniform(0.999)).unwrap().open_for.unwrap();
+            [first, second].map(|wait| wait.as_millis())
+        };
+        let ms = |ms| Some(Duration::from_millis(ms));
+        assert_eq!(waits(OpenDelay::Fixed, ms(700)), [5000, 5000]);
+        assert_eq!(waits(OpenDelay::AsAsked, ms(700)), [700, 700]);
+        assert_eq!(waits(OpenDelay::AsAsked, ms(0)), [1, 1]);
+        assert_eq!(waits(OpenDelay::AsAsked, ms(u64::MAX)), [300_000, 300_000]);
+        assert_eq!(waits(OpenDelay::AsAsked, None), [5000, 9995]);
+        assert_eq!(waits(OpenDelay::Growing, ms(700)), [5000, 9995]);
+    }
+
+    #[test]
+    fn a_ramp_lets_in_a_growing_share_and_ends_in_closed_or_open() {
+        let config =
+            BreakerConfig::builder().half_open_permits(2).ramp(Duration::from_secs(100)).build().unwrap();
+        let now = Tick::of(tokio::time::Instant::now().into_std());
+        let ramped = || {
+            let mut machine = Machine::new(config, now);
+            machine.order(State::Open, now, ZERO).unwrap();
+            let at = later(now, 5);
+            for _ in 0..2 {
+                let probe = machine.enter(at, false, ZERO).admitted.unwrap();
+                assert_eq!(machine.exit(probe, GOOD, None, at, ZERO), None);
+            }
+            assert_eq!(machine.state(), State::HalfOpen);
+            (machine, at)
+        };
+        let (mut machine, at) = ramped();
+        for (seconds, share) in [(0, 10), (50, 55), (99, 99)] {
+            let draws = (0..100).map(|draw| Chance::Uniform(f64::from(draw) / 100.0 + 0.001));
+            let admitted =
+                draws.filter(|&draw| machine.enter(later(at, seconds), false, draw).admitted.is_ok()).count();
+            assert!(admitted.abs_diff(share) <= 1, "{admitted} after {seconds} s");
+        }
+        let entry = machine.enter(later(at, 100), false, Chance::Uniform(0.999));
+        assert_eq!(entry.transition.unwrap().to, State::Closed);
+        assert_eq!(entry.admitted.unwrap().state, State::Closed);
+
+        let (mut machine, at) = ramped();
+        let calls = [GOOD, BAD, BAD].map(|sample| (machine.enter(at, false, ZERO).admitted.unwrap(), sample));
+        let [good, bad, late] = calls.map(|(call, sample)| machine.exit(call, sample, None, at, ZERO));
+        assert_eq!((good, late), (None, None));
+        assert_eq!(bad.unwrap().reason, Some(TripReason::FailureRate), "half of two");
+    }
+
+    #[test]
+    fn with_fewer_permits_from_now_on_what_has_come_back_may_decide() {
+        let (mut machine, now) = open(3);
+        let at = later(now, 5);
+        let probe = machine.enter(at, false, ZERO).admitted.unwrap();
+        assert_eq!(machine.exit(probe, GOOD, None, at, ZERO), None);
+        let one = BreakerConfig::builder().half_open_permits(1).build().unwrap();
+        assert_eq!(machine.reconfigure(one, at, ZERO).unwrap().to, State::Closed);
     }
 }

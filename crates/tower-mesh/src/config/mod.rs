@@ -26,6 +26,8 @@
 //! [services.users.breaker]
 //! failure_threshold = 0.5
 //! reset_timeout = "30s"
+//! [services.users.outlier]         # present: outliers among the endpoints are ejected
+//! max_ejection_percent = 30
 //! [services.users.health]          # present: endpoints are probed
 //! path = "/healthz"
 //! [services.users.discovery]
@@ -33,7 +35,7 @@
 //! ```
 //!
 //! The fields of the tables are those of the layers' configurations:
-//! [`DeadlineConfig`], [`RetryConfig`], [`BudgetConfig`], [`BreakerConfig`], [`HealthConfig`], [`DiscoveryConfig`]. Where the mesh's
+//! [`DeadlineConfig`], [`RetryConfig`], [`BudgetConfig`], [`BreakerConfig`], [`OutlierConfig`], [`HealthConfig`], [`DiscoveryConfig`]. Where the mesh's
 //! default differs from the layer's it is told at [`ServiceConfig`].
 
 mod read;
@@ -46,6 +48,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tower_mesh_breaker::BreakerConfig;
+use tower_mesh_breaker::outlier::OutlierConfig;
 use tower_mesh_core::error::{InvalidConfig, Mistake};
 use tower_mesh_core::{BoxError, Endpoint, ServiceName};
 use tower_mesh_discovery::DiscoveryConfig;
@@ -192,6 +195,7 @@ pub(crate) fn path_of(parent: &str, key: &str) -> String {
 /// | `retry` | 3 attempts, 1 s base delay, 15 s largest delay, full jitter |
 /// | `budget` | 20 % of the traffic, at least 10 retries a second and 3 at a time |
 /// | `breaker` | opens at a failure rate of 0.5, `reset_timeout` 30 s (the layer's own is 5 s) |
+/// | `outlier` | none: no endpoint is ejected for being worse than its peers |
 /// | `health` | none: endpoints are not probed |
 /// | `discovery` | as the layer's |
 #[derive(Debug, Clone)]
@@ -203,6 +207,7 @@ pub struct ServiceConfig {
     pub(crate) retry: RetryConfig,
     pub(crate) budget: BudgetConfig,
     pub(crate) breaker: BreakerConfig,
+    pub(crate) outlier: Option<OutlierConfig>,
     pub(crate) health: Option<HealthSettings>,
 }
 
@@ -241,6 +246,7 @@ impl ServiceConfig {
             retry: RetryConfig::default(),
             budget: BudgetConfig::default(),
             breaker: Self::breaker_builder().build().expect("the mesh's defaults are right"),
+            outlier: None,
             health: None,
         }
     }
@@ -283,6 +289,12 @@ impl ServiceConfig {
     /// When an endpoint's circuit opens.
     pub fn breaker(mut self, config: BreakerConfig) -> Self {
         self.breaker = config;
+        self
+    }
+
+    /// Ejects endpoints that are outliers among their peers.
+    pub fn outlier(mut self, config: OutlierConfig) -> Self {
+        self.outlier = Some(config);
         self
     }
 

@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use serde_json::Value;
-use tower_mesh_breaker::{BreakerConfig, BreakerConfigBuilder, WindowKind};
+use tower_mesh_breaker::outlier::{Dialect, OutlierConfig, OutlierConfigBuilder};
+use tower_mesh_breaker::{BreakerConfig, BreakerConfigBuilder, OpenDelay, WindowKind};
 use tower_mesh_core::backoff::Jitter;
 use tower_mesh_core::error::Mistake;
 use tower_mesh_core::{Endpoint, ServiceName};
@@ -59,6 +60,7 @@ fn read_service(table: &mut Table<'_>, mut policies: Policies) -> ServiceConfig 
     service.retry = built.retry;
     service.budget = built.budget;
     service.breaker = built.breaker;
+    service.outlier = policies.ejecting.then_some(built.outlier);
     service.health =
         policies.probed.then_some(HealthSettings { config: built.health, path: policies.health_path });
     service
@@ -101,6 +103,8 @@ struct Policies {
     retry: RetryConfigBuilder,
     budget: BudgetConfigBuilder,
     breaker: BreakerConfigBuilder,
+    outlier: OutlierConfigBuilder,
+    ejecting: bool,
     health: HealthConfigBuilder,
     health_path: Option<String>,
     probed: bool,
@@ -113,6 +117,7 @@ struct Built {
     retry: RetryConfig,
     budget: BudgetConfig,
     breaker: BreakerConfig,
+    outlier: OutlierConfig,
     health: HealthConfig,
 }
 
@@ -124,6 +129,8 @@ impl Default for Policies {
             retry: RetryConfig::builder(),
             budget: BudgetConfig::builder(),
             breaker: ServiceConfig::breaker_builder(),
+            outlier: OutlierConfig::builder(),
+            ejecting: false,
             health: HealthConfig::builder(),
             health_path: None,
             probed: false,
@@ -187,7 +194,10 @@ impl Policies {
         let mut part = table.table("breaker");
         set!(self.breaker, part, failure_threshold: number, min_calls: count, consecutive_failures: count,
             slow_call_duration: duration, slow_call_threshold: number, reset_timeout: duration,
-            max_reset_timeout: duration, half_open_permits: count, stalled_after: duration);
+            max_reset_timeout: duration, half_open_permits: count, ramp: duration, stalled_after: duration);
+        if let Some(delay) = part.word("open_delay", OPEN_DELAYS) {
+            self.breaker = self.breaker.open_delay(delay);
+        }
         match (part.duration("window"), part.count("window_calls")) {
             (Some(window), None) => self.breaker = self.breaker.window(WindowKind::Time(window)),
             (None, Some(calls @ 1..=1_000_000)) => {
@@ -200,6 +210,22 @@ impl Policies {
             (None, None) => {}
         }
         let breaker = checked!(part, self.breaker, Policies::default().breaker);
+        table.absorb(part);
+
+        self.ejecting |= table.has("outlier");
+        let mut part = table.table("outlier");
+        set!(self.outlier, part, interval: duration, consecutive_failures: count, consecutive_local: count,
+            split_local: flag, success_rate_factor: number, success_rate_min_hosts: count,
+            success_rate_min_calls: count, failure_threshold: number, failure_min_hosts: count,
+            failure_min_calls: count, latency_factor: number, latency_min_hosts: count, latency_min_calls: count,
+            enforce_consecutive: number, enforce_consecutive_local: number, enforce_success_rate: number,
+            enforce_failure_share: number, enforce_latency: number, base_ejection_time: duration,
+            max_ejection_time: duration, max_ejection_jitter: duration, max_ejection_percent: count,
+            at_least_one: flag, believe_probes: flag, stalled_after: duration);
+        if let Some(dialect) = part.word("dialect", DIALECTS) {
+            self.outlier = self.outlier.dialect(dialect);
+        }
+        let outlier = checked!(part, self.outlier, Policies::default().outlier);
         table.absorb(part);
 
         self.probed |= table.has("health");
@@ -216,7 +242,7 @@ impl Policies {
         let health = checked!(part, self.health, Policies::default().health);
         table.absorb(part);
 
-        Built { discovery, deadline, retry, budget, breaker, health }
+        Built { discovery, deadline, retry, budget, breaker, outlier, health }
     }
 }
 
@@ -226,6 +252,11 @@ const JITTERS: &[(&str, Jitter)] = &[
     ("equal", Jitter::Equal),
     ("decorrelated", Jitter::Decorrelated),
 ];
+
+const DIALECTS: &[(&str, Dialect)] = &[("envoy", Dialect::Envoy), ("grpc", Dialect::Grpc)];
+
+const OPEN_DELAYS: &[(&str, OpenDelay)] =
+    &[("growing", OpenDelay::Growing), ("fixed", OpenDelay::Fixed), ("as-asked", OpenDelay::AsAsked)];
 
 #[cfg(test)]
 mod tests {
@@ -300,6 +331,9 @@ mod tests {
             [services.b.retry]
             max_attempts = 2
             jitter = "equal"
+            [services.b.breaker]
+            open_delay = "as-asked"
+            ramp = "20s"
             [services.b.health]
             path = "/healthz"
             interval = "250ms"
@@ -314,12 +348,39 @@ mod tests {
             (a.breaker.reset_timeout(), a.deadline.timeout()),
             (Duration::from_secs(30), Some(Duration::from_secs(15)))
         );
+        assert_eq!((a.breaker.open_delay(), a.breaker.ramp()), (OpenDelay::Growing, Duration::ZERO));
+        assert_eq!((b.breaker.open_delay(), b.breaker.ramp()), (OpenDelay::AsAsked, Duration::from_secs(20)));
         assert!(a.health.is_none() && !b.required);
         let health = b.health.as_ref().unwrap();
         assert_eq!(
             (health.path.as_deref(), health.config.interval()),
             (Some("/healthz"), Duration::from_millis(250))
         );
+    }
+
+    #[test]
+    fn a_table_turns_ejection_on_for_one_service_or_for_all() {
+        let config = Config::from_toml(
+            r#"
+            [services.a]
+            resolver = "r"
+            [services.b]
+            resolver = "r"
+            [services.b.outlier]
+            max_ejection_percent = 50
+            dialect = "grpc"
+            split_local = true
+            "#,
+        )
+        .unwrap();
+        assert_eq!(config.services["a"].outlier, None);
+        let outlier = config.services["b"].outlier.unwrap();
+        assert_eq!((outlier.max_ejection_percent(), outlier.dialect()), (50, Dialect::Grpc));
+        assert!(outlier.split_local());
+        let all = Config::from_toml("[defaults.outlier]\n[services.a]\nresolver = \"r\"").unwrap();
+        assert_eq!(all.services["a"].outlier, Some(OutlierConfig::default()));
+        let wrong = wrong("[services.a]\nresolver = \"r\"\n[services.a.outlier]\nmax_ejection_percent = 101");
+        assert_eq!(wrong[0].0, "services.a.outlier.max_ejection_percent");
     }
 
     #[test]

@@ -54,7 +54,7 @@ fn mistakes(toml: &str) -> Vec<Told> {
 }
 
 const SERVICE_FIELDS: &str =
-    "breaker, budget, deadline, discovery, endpoints, health, required, resolver, retry";
+    "breaker, budget, deadline, discovery, endpoints, health, outlier, required, resolver, retry";
 const A_DURATION: &str = "a duration with a unit, such as \"500ms\", \"2s\" or \"1m\"";
 const AN_ADDRESS: &str = "1 to 1024 bytes without blanks or control characters";
 const A_NAME: &str = "1 to 253 ASCII letters, digits and - _ . : / between a letter or digit at each end";
@@ -161,7 +161,7 @@ fn each_mistake_outside_the_services_too() {
         ("defaults.budget.ratio = -1", ("defaults.budget.ratio", "-1", "0 to 1000")),
         (
             "defaults.breker.window = \"1s\"",
-            ("defaults.breker", "an unknown field", "breaker, budget, deadline, discovery, health, retry"),
+            ("defaults.breker", "an unknown field", "breaker, budget, deadline, discovery, health, outlier, retry"),
         ),
     ] {
         assert_eq!(mistakes(text), expect(&[expected]), "{text}");

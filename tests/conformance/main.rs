@@ -10,6 +10,7 @@ mod case;
 mod circuit;
 mod ewma;
 mod health;
+mod hedging;
 mod pick;
 mod pushback;
 mod retry;
@@ -35,6 +36,7 @@ const ADOPTED: &[Adopted] = &adopted! {
     circuit: cb_trace, cb_count_window, cb_threshold, consecutive_accrual, linkerd_unified_rule;
     ewma: ema, ewma_linkerd, peak_ewma_load, peak_ewma_trace, peak_ewma_property, load_bias;
     health: hc_trace, hc_jitter;
+    hedging: hedge_timeline;
     pick: p2c_distinct;
     pushback: envoy_reset_delay, linkerd_hint;
     retry: finagle_budget_frozen, finagle_budget_deposits, finagle_budget_validation, finagle_budget_params, leaky_bucket_trace, grpc_retry_unary, per_try_effective;

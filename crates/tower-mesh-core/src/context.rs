@@ -73,6 +73,18 @@ impl CallContext {
         .unwrap_or(Self::EMPTY)
     }
 
+    /// A context for an attempt of the same call that runs beside this one: its deadline, operation and hash key, and the endpoints tried so far, but
+    /// clock readings of its own.
+    pub fn beside(&self) -> Self {
+        Self {
+            deadline: self.deadline,
+            hash_key: self.hash_key,
+            operation: self.operation,
+            tried: self.tried,
+            ..Self::EMPTY
+        }
+    }
+
     /// Gives the operation its name, for policies and reports.
     pub fn with_operation(mut self, operation: Operation) -> Self {
         self.operation = Some(operation);
@@ -175,6 +187,11 @@ impl CallContext {
     /// Begins another attempt: the clock readings of the last one are void, the endpoints tried stay.
     pub fn next_attempt(&mut self) {
         self.started = None;
+        self.ended = None;
+    }
+
+    /// Forgets when the attempt ended: it goes on, with another part of it.
+    pub fn forget_end(&mut self) {
         self.ended = None;
     }
 

@@ -96,6 +96,7 @@ impl Default for RetryConfig {
 }
 
 const MAX_ATTEMPTS: u32 = 20;
+const MAX_HEDGES: u32 = 4;
 const MAX_WAIT: Duration = Duration::from_secs(300);
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -278,6 +279,120 @@ impl BudgetConfigBuilder {
     }
 }
 
+/// When [`HedgeLayer`](crate::HedgeLayer) asks another endpoint.
+///
+/// ```
+/// use tower_mesh_retry::HedgeConfig;
+/// let config = HedgeConfig::builder().max_hedges(2).percentile(0.99).build()?;
+/// assert_eq!(config.max_hedges(), 2);
+/// # Ok::<(), tower_mesh_core::error::InvalidConfig>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HedgeConfig {
+    max_hedges: u32,
+    delay: Duration,
+    percentile: Option<f64>,
+    ready_timeout: Duration,
+}
+
+impl HedgeConfig {
+    /// The shortest delay that a measured latency is taken for (Finagle).
+    pub const MIN_MEASURED_DELAY: Duration = Duration::from_millis(1);
+
+    /// Starts from the defaults.
+    pub fn builder() -> HedgeConfigBuilder {
+        HedgeConfigBuilder(Self::default())
+    }
+
+    /// How many attempts are sent beside the first at most. 0 switches hedging off. Default 1, allowed up to 4, so that with the first there are at most 5 (gRFC A6).
+    pub const fn max_hedges(&self) -> u32 {
+        self.max_hedges
+    }
+
+    /// How long after one attempt the next starts, if none has been answered: always, or with a [`percentile`](Self::percentile) until that is known.
+    /// Default 2 s (Polly), allowed up to an hour. With 0 all start at once.
+    pub const fn delay(&self) -> Duration {
+        self.delay
+    }
+
+    /// The share of first attempts that are answered without a hedge: the delay is this percentile of their latency during the last 10 to 20 s, known once
+    /// there are a hundred of them and never less than 1 ms. Default none, allowed above 0 and below 1.
+    pub const fn percentile(&self) -> Option<f64> {
+        self.percentile
+    }
+
+    /// How long a hedge waits for the inner service to become ready, deadline or not. Default 3 s, allowed is more than zero, up to an hour.
+    pub const fn ready_timeout(&self) -> Duration {
+        self.ready_timeout
+    }
+}
+
+impl Default for HedgeConfig {
+    fn default() -> Self {
+        Self {
+            max_hedges: 1,
+            delay: Duration::from_secs(2),
+            percentile: None,
+            ready_timeout: Duration::from_secs(3),
+        }
+    }
+}
+
+/// Makes a [`HedgeConfig`]; each setter is documented at the getter of the same name.
+#[derive(Debug, Clone, Copy)]
+pub struct HedgeConfigBuilder(HedgeConfig);
+
+impl HedgeConfigBuilder {
+    /// Sets [`HedgeConfig::max_hedges`].
+    pub fn max_hedges(mut self, hedges: u32) -> Self {
+        self.0.max_hedges = hedges;
+        self
+    }
+
+    /// Sets [`HedgeConfig::delay`].
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.0.delay = delay;
+        self
+    }
+
+    /// Sets [`HedgeConfig::percentile`].
+    pub fn percentile(mut self, percentile: impl Into<Option<f64>>) -> Self {
+        self.0.percentile = percentile.into();
+        self
+    }
+
+    /// Sets [`HedgeConfig::ready_timeout`].
+    pub fn ready_timeout(mut self, timeout: Duration) -> Self {
+        self.0.ready_timeout = timeout;
+        self
+    }
+
+    /// The configuration.
+    ///
+    /// # Errors
+    /// When a value is outside what its getter allows; all such values are named.
+    pub fn build(self) -> Result<HedgeConfig, InvalidConfig> {
+        let config = self.0;
+        let mut check = Check::default();
+        check.that(config.max_hedges <= MAX_HEDGES, "max_hedges", config.max_hedges, "0 to 4");
+        check.that(config.delay <= HOUR, "delay", format_args!("{:?}", config.delay), "up to 1h");
+        let percentile = config.percentile.unwrap_or(0.5);
+        check.that(
+            percentile > 0.0 && percentile < 1.0,
+            "percentile",
+            percentile,
+            "above 0 and below 1, or none",
+        );
+        check.that(
+            !config.ready_timeout.is_zero() && config.ready_timeout <= HOUR,
+            "ready_timeout",
+            format_args!("{:?}", config.ready_timeout),
+            "more than 0s, up to 1h",
+        );
+        check.finish(config)
+    }
+}
+
 /// How long a whole call may take: see [`DeadlineLayer`](crate::DeadlineLayer).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeadlineConfig {
@@ -370,12 +485,17 @@ mod tests {
         assert!(BudgetConfig::builder().ratio(1000.0).min_per_second(0).build().is_ok());
         let wrong = DeadlineConfig::builder().timeout(Duration::ZERO).build();
         assert_eq!(fields(&wrong.unwrap_err()), ["timeout"]);
+        let wrong = HedgeConfig::builder().max_hedges(5).delay(2 * HOUR).percentile(1.0);
+        let wrong = wrong.ready_timeout(Duration::ZERO).build().unwrap_err();
+        assert_eq!(fields(&wrong), ["max_hedges", "delay", "percentile", "ready_timeout"]);
+        assert!(HedgeConfig::builder().percentile(f64::NAN).build().is_err());
     }
 
     #[test]
     fn the_readme_lists_the_defaults() {
         let (retry, budget, deadline) =
             (RetryConfig::default(), BudgetConfig::default(), DeadlineConfig::default());
+        let hedge = HedgeConfig::default();
         let optional = |d: Option<Duration>| d.map_or("none".to_owned(), |d| format!("{d:?}"));
         let rows = [
             ("max_attempts", retry.max_attempts().to_string()),
@@ -389,6 +509,10 @@ mod tests {
             ("min_per_second", budget.min_per_second().to_string()),
             ("ttl", format!("{:?}", budget.ttl())),
             ("min_concurrency", budget.min_concurrency().to_string()),
+            ("max_hedges", hedge.max_hedges().to_string()),
+            ("delay", format!("{:?}", hedge.delay())),
+            ("percentile", hedge.percentile().map_or("none".to_owned(), |p| p.to_string())),
+            ("ready_timeout", format!("{:?}", hedge.ready_timeout())),
             ("timeout", optional(deadline.timeout())),
         ];
         let readme = include_str!("../README.md");

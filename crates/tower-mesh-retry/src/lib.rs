@@ -4,6 +4,7 @@ mod budget;
 mod config;
 mod deadline;
 pub mod error;
+mod hedge;
 mod policy;
 mod retry;
 #[cfg(test)]
@@ -12,9 +13,11 @@ mod timer;
 
 pub use budget::{BudgetSnapshot, RetryBudget, RetryPermit};
 pub use config::{
-    BudgetConfig, BudgetConfigBuilder, DeadlineConfig, DeadlineConfigBuilder, RetryConfig, RetryConfigBuilder,
+    BudgetConfig, BudgetConfigBuilder, DeadlineConfig, DeadlineConfigBuilder, HedgeConfig,
+    HedgeConfigBuilder, RetryConfig, RetryConfigBuilder,
 };
 pub use deadline::{Deadline, DeadlineFuture, DeadlineLayer};
+pub use hedge::{Hedge, HedgeFuture, HedgeLayer};
 pub use retry::{Retry, RetryFuture, RetryLayer};
 
 /// The policies, for conformance tests. No part of the public interface.
@@ -22,5 +25,6 @@ pub use retry::{Retry, RetryFuture, RetryLayer};
 pub mod testing {
     pub use crate::policy::budget::{LeakyBucket, SLICES, Units};
     pub use crate::policy::decision::{Decision, Failed, RetryPolicy, lower_bound_jitter};
+    pub use crate::policy::hedge::{Ended, HedgePolicy, Pushback};
     pub use crate::policy::limit::Limit;
 }

@@ -8,7 +8,7 @@ use tower_mesh_core::ServiceName;
 use tower_mesh_core::classify::ByResult;
 use tower_mesh_discovery::DiscoveryLayer;
 use tower_mesh_health::HealthLayer;
-use tower_mesh_retry::{DeadlineLayer, RetryBudget, RetryLayer};
+use tower_mesh_retry::{DeadlineLayer, HedgeLayer, RetryBudget, RetryLayer};
 
 use crate::builder::AnyHealth;
 use crate::config::ServiceConfig;
@@ -21,6 +21,7 @@ pub(crate) struct Part {
     pub(crate) discovery: DiscoveryLayer,
     pub(crate) breaker: BreakerLayer<ByResult>,
     pub(crate) retry: RetryLayer<ByResult>,
+    pub(crate) hedge: HedgeLayer<ByResult>,
     pub(crate) deadline: DeadlineLayer,
     pub(crate) health: Option<HealthLayer>,
     work: Mutex<Vec<Work>>,
@@ -61,12 +62,14 @@ impl Part {
             work.push(Work { component: Component::Health, future: Box::pin(prober) });
             layer
         });
+        let budget = RetryBudget::new(config.budget);
         Self {
             name,
             required: config.required,
             discovery,
             breaker: BreakerLayer::new(config.breaker, ByResult),
-            retry: RetryLayer::new(config.retry, ByResult).budget(RetryBudget::new(config.budget)),
+            hedge: HedgeLayer::new(config.hedge, ByResult).budget(budget.clone()).counted_outside(),
+            retry: RetryLayer::new(config.retry, ByResult).budget(budget),
             deadline: DeadlineLayer::new(config.deadline),
             health,
             work: Mutex::new(work),

@@ -61,7 +61,7 @@ pub enum StopReason {
     NotRetryable,
     /// The server may have acted on the request, and doing it twice does harm.
     NotIdempotent,
-    /// The server asked for a longer wait than is obeyed.
+    /// The server asked for a longer wait than is obeyed, or not to be asked again.
     Pushback,
     /// The budget for retries is spent.
     Budget,
@@ -117,6 +117,7 @@ impl RetryPolicy {
         match failed.verdict.retry {
             _ if !may_follow(failed.verdict.outcome) => return Decision::Stop(StopReason::NotRetryable),
             Retry::Never => return Decision::Stop(StopReason::NotRetryable),
+            Retry::Forbidden => return Decision::Stop(StopReason::Pushback),
             Retry::IfIdempotent if !failed.idempotent => return Decision::Stop(StopReason::NotIdempotent),
             Retry::IfIdempotent | Retry::NotProcessed => {}
         }
@@ -164,7 +165,7 @@ impl fmt::Display for StopReason {
             Self::NotReplayable => "the request cannot be sent twice",
             Self::NotRetryable => "another attempt would not help",
             Self::NotIdempotent => "the request may have been acted on",
-            Self::Pushback => "the server asked for too long a wait",
+            Self::Pushback => "the server asked not to be tried again so soon",
             Self::Budget => "the retry budget is spent",
         })
     }
@@ -214,6 +215,8 @@ mod tests {
         let mut fresh = policy();
         assert_eq!(fresh.decide(&it, || false), Decision::Stop(StopReason::NotReplayable));
         assert_eq!(fresh.decide(&it, || true), Decision::Stop(StopReason::NotRetryable));
+        it.verdict.retry = Retry::Forbidden;
+        assert_eq!(fresh.decide(&it, || true), Decision::Stop(StopReason::Pushback));
         it.verdict.retry = Retry::IfIdempotent;
         assert_eq!(fresh.decide(&it, || true), Decision::Stop(StopReason::NotIdempotent));
         it.idempotent = true;

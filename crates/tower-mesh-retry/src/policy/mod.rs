@@ -2,4 +2,6 @@
 
 pub(crate) mod budget;
 pub(crate) mod decision;
+pub(crate) mod hedge;
+pub(crate) mod latency;
 pub(crate) mod limit;

@@ -48,7 +48,7 @@ use tower_mesh_core::error::{InvalidConfig, Mistake};
 use tower_mesh_core::{Endpoint, ServiceName};
 use tower_mesh_discovery::DiscoveryConfig;
 use tower_mesh_health::HealthConfig;
-use tower_mesh_retry::{BudgetConfig, DeadlineConfig, RetryConfig};
+use tower_mesh_retry::{BudgetConfig, DeadlineConfig, HedgeConfig, HedgeConfigBuilder, RetryConfig};
 
 /// The configuration of a mesh. See the [module](self) for its form as a file.
 #[derive(Debug, Clone)]
@@ -125,6 +125,7 @@ impl Config {
 /// | `deadline` | 15 s for the whole call |
 /// | `retry` | 3 attempts, 1 s base delay, 15 s largest delay, full jitter |
 /// | `budget` | 20 % of the traffic, at least 10 retries a second and 3 at a time |
+/// | `hedge` | none: nothing is hedged; with such a table, one hedge unless it says otherwise |
 /// | `breaker` | opens at a failure rate of 0.5, `reset_timeout` 30 s (the layer's own is 5 s) |
 /// | `health` | none: endpoints are not probed |
 /// | `discovery` | as the layer's |
@@ -136,6 +137,7 @@ pub struct ServiceConfig {
     pub(crate) deadline: DeadlineConfig,
     pub(crate) retry: RetryConfig,
     pub(crate) budget: BudgetConfig,
+    pub(crate) hedge: HedgeConfig,
     pub(crate) breaker: BreakerConfig,
     pub(crate) health: Option<HealthSettings>,
 }
@@ -174,6 +176,7 @@ impl ServiceConfig {
             deadline: DeadlineConfig::default(),
             retry: RetryConfig::default(),
             budget: BudgetConfig::default(),
+            hedge: Self::hedge_builder().build().expect("the mesh's defaults are right"),
             breaker: Self::breaker_builder().build().expect("the mesh's defaults are right"),
             health: None,
         }
@@ -182,6 +185,11 @@ impl ServiceConfig {
     /// The breaker's defaults in a mesh.
     pub(crate) fn breaker_builder() -> tower_mesh_breaker::BreakerConfigBuilder {
         BreakerConfig::builder().reset_timeout(Duration::from_secs(30))
+    }
+
+    /// Hedging's defaults in a mesh: off.
+    pub(crate) fn hedge_builder() -> HedgeConfigBuilder {
+        HedgeConfig::builder().max_hedges(0)
     }
 
     /// Whether [`Mesh::start`](crate::Mesh::start) fails if the service cannot be resolved. Default true.
@@ -211,6 +219,12 @@ impl ServiceConfig {
     /// How much retries may add to the traffic.
     pub fn budget(mut self, config: BudgetConfig) -> Self {
         self.budget = config;
+        self
+    }
+
+    /// When another endpoint is asked beside the first; out of the same budget.
+    pub fn hedge(mut self, config: HedgeConfig) -> Self {
+        self.hedge = config;
         self
     }
 

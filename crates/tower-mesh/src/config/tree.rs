@@ -8,7 +8,8 @@ use tower_mesh_core::{Endpoint, ServiceName};
 use tower_mesh_discovery::{DiscoveryConfig, DiscoveryConfigBuilder};
 use tower_mesh_health::{HealthConfig, HealthConfigBuilder};
 use tower_mesh_retry::{
-    BudgetConfig, BudgetConfigBuilder, DeadlineConfig, DeadlineConfigBuilder, RetryConfig, RetryConfigBuilder,
+    BudgetConfig, BudgetConfigBuilder, DeadlineConfig, DeadlineConfigBuilder, HedgeConfig,
+    HedgeConfigBuilder, RetryConfig, RetryConfigBuilder,
 };
 
 use super::read::Table;
@@ -59,6 +60,7 @@ fn read_service(table: &mut Table<'_>, base: &Policies) -> Option<ServiceConfig>
     service.deadline = built.deadline;
     service.retry = built.retry;
     service.budget = built.budget;
+    service.hedge = built.hedge;
     service.breaker = built.breaker;
     service.health =
         policies.probed.then_some(HealthSettings { config: built.health, path: policies.health_path });
@@ -93,6 +95,8 @@ struct Policies {
     deadline: DeadlineConfigBuilder,
     retry: RetryConfigBuilder,
     budget: BudgetConfigBuilder,
+    hedge: HedgeConfigBuilder,
+    hedged: bool,
     breaker: BreakerConfigBuilder,
     health: HealthConfigBuilder,
     health_path: Option<String>,
@@ -105,6 +109,7 @@ struct Built {
     deadline: DeadlineConfig,
     retry: RetryConfig,
     budget: BudgetConfig,
+    hedge: HedgeConfig,
     breaker: BreakerConfig,
     health: HealthConfig,
 }
@@ -116,6 +121,8 @@ impl Default for Policies {
             deadline: DeadlineConfig::builder(),
             retry: RetryConfig::builder(),
             budget: BudgetConfig::builder(),
+            hedge: ServiceConfig::hedge_builder(),
+            hedged: false,
             breaker: ServiceConfig::breaker_builder(),
             health: HealthConfig::builder(),
             health_path: None,
@@ -164,6 +171,14 @@ impl Policies {
         let budget = part.checked(self.budget.build());
         table.absorb(part);
 
+        if table.has("hedge") && !std::mem::replace(&mut self.hedged, true) {
+            self.hedge = HedgeConfig::builder();
+        }
+        let mut part = table.table("hedge");
+        set!(self.hedge, part, max_hedges: count, delay: duration, percentile: number, ready_timeout: duration);
+        let hedge = part.checked(self.hedge.build());
+        table.absorb(part);
+
         let mut part = table.table("breaker");
         set!(self.breaker, part, failure_threshold: number, min_calls: count, consecutive_failures: count,
             slow_call_duration: duration, slow_call_threshold: number, reset_timeout: duration,
@@ -193,12 +208,14 @@ impl Policies {
         let health = part.checked(self.health.build());
         table.absorb(part);
 
-        let all = (discovery, deadline, retry, budget, breaker, health);
-        let (Some(discovery), Some(deadline), Some(retry), Some(budget), Some(breaker), Some(health)) = all
+        let (Some(discovery), Some(deadline), Some(retry)) = (discovery, deadline, retry) else {
+            return (self, None);
+        };
+        let (Some(budget), Some(hedge), Some(breaker), Some(health)) = (budget, hedge, breaker, health)
         else {
             return (self, None);
         };
-        (self, Some(Built { discovery, deadline, retry, budget, breaker, health }))
+        (self, Some(Built { discovery, deadline, retry, budget, hedge, breaker, health }))
     }
 }
 
@@ -237,6 +254,8 @@ mod tests {
             max_attempts = 0
             base_delay = "1"
             max_atempts = 3
+            [services.users.hedge]
+            max_hedges = 5
             [services.orders]
             endpoints = []
             [services.orders.breaker]
@@ -257,6 +276,7 @@ mod tests {
             "services.users.retry.max_attempts",
             "services.users.retry.base_delay",
             "services.users.retry.max_atempts",
+            "services.users.hedge.max_hedges",
             "services.orders.endpoints",
             "services.orders.breaker.window_calls",
             "services",
@@ -264,7 +284,7 @@ mod tests {
         ] {
             assert!(fields.contains(&field), "{field} not in {fields:?}");
         }
-        assert_eq!(fields.len(), 12, "each once: {mistakes:?}");
+        assert_eq!(fields.len(), 13, "each once: {mistakes:?}");
     }
 
     #[test]
@@ -282,6 +302,8 @@ mod tests {
             [services.b.retry]
             max_attempts = 2
             jitter = "equal"
+            [services.b.hedge]
+            percentile = 0.95
             [services.b.health]
             path = "/healthz"
             interval = "250ms"
@@ -297,6 +319,8 @@ mod tests {
             (Duration::from_secs(30), Some(Duration::from_secs(15)))
         );
         assert!(a.health.is_none() && !b.required);
+        assert_eq!((a.hedge.max_hedges(), b.hedge.max_hedges()), (0, 1));
+        assert_eq!(b.hedge.percentile(), Some(0.95));
         let health = b.health.as_ref().unwrap();
         assert_eq!(
             (health.path.as_deref(), health.config.interval()),

@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::Duration;
 
 use tower_mesh_core::Tick;
+use tower_mesh_core::classify::{Outcome, Retry, Verdict};
 use tower_mesh_core::sharded::thread_number;
 
 use crate::config::BudgetConfig;
 use crate::policy::budget::{LeakyBucket, Stripe, Units, slice_length};
+use crate::policy::throttle::Throttle;
 
 /// A budget for retries that grows with the traffic: Finagle's token bucket, with Envoy's floor of concurrent retries.
 ///
@@ -45,6 +47,8 @@ struct Shared {
     in_flight: AtomicU32,
     granted: AtomicU64,
     denied: AtomicU64,
+    throttled: AtomicU64,
+    throttle: Option<Throttle>,
 }
 
 /// The slice under way as those see it who take no lock; written under it.
@@ -79,6 +83,8 @@ impl RetryBudget {
             in_flight: AtomicU32::new(0),
             granted: AtomicU64::new(0),
             denied: AtomicU64::new(0),
+            throttled: AtomicU64::new(0),
+            throttle: config.max_tokens().map(|max| Throttle::new(max, config.token_ratio())),
         }))
     }
 
@@ -96,7 +102,19 @@ impl RetryBudget {
 
     /// Takes what one retry costs, if it is there. The retry is under way until the permit is dropped; what it cost stays taken.
     pub fn withdraw(&self, now: Tick) -> Option<RetryPermit> {
+        self.try_withdraw(now).ok()
+    }
+
+    /// As [`withdraw`](Self::withdraw), but says why not.
+    ///
+    /// # Errors
+    /// When the failure throttle stands in the way, which is asked first, or when there is not enough.
+    pub fn try_withdraw(&self, now: Tick) -> Result<RetryPermit, Denied> {
         let shared = &*self.0;
+        if shared.throttle.as_ref().is_some_and(|throttle| !throttle.allows()) {
+            shared.throttled.fetch_add(1, Ordering::Relaxed);
+            return Err(Denied::Throttled);
+        }
         let mut withdrawals = shared.withdrawals();
         let slice = shared.slices.roll(&mut withdrawals, now);
         let deposited = shared.deposited(slice);
@@ -108,7 +126,29 @@ impl RetryBudget {
         drop(withdrawals);
         let counter = if allowed { &shared.granted } else { &shared.denied };
         counter.fetch_add(1, Ordering::Relaxed);
-        allowed.then(|| RetryPermit(self.clone()))
+        if allowed { Ok(RetryPermit(self.clone())) } else { Err(Denied::Spent) }
+    }
+
+    /// Tells the failure throttle what an attempt came to; nothing if there is none.
+    ///
+    /// A success brings back [`token_ratio`](BudgetConfig::token_ratio), and so does an answer whose head gives no judgement. A failure that may be sent again if
+    /// that does no harm, or that the server forbids to send again, takes a token. What was certainly not processed takes none, and neither does a
+    /// failure that no other attempt cures.
+    #[inline]
+    pub fn judged(&self, verdict: Verdict) {
+        if let Some(throttle) = &self.0.throttle {
+            match (verdict.outcome, verdict.retry) {
+                (Outcome::Success | Outcome::Undecided, _) => throttle.succeeded(),
+                (Outcome::Failure(_), Retry::IfIdempotent | Retry::Forbidden) => throttle.failed(),
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether there is a failure throttle, which wants to be told of every attempt.
+    #[inline]
+    pub(crate) fn is_throttled(&self) -> bool {
+        self.0.throttle.is_some()
     }
 
     /// What there is now.
@@ -123,6 +163,8 @@ impl RetryBudget {
             in_flight: shared.in_flight.load(Ordering::Relaxed),
             granted: shared.granted.load(Ordering::Relaxed),
             denied: shared.denied.load(Ordering::Relaxed),
+            throttled: shared.throttled.load(Ordering::Relaxed),
+            milli_tokens: shared.throttle.as_ref().map(Throttle::milli_tokens),
         }
     }
 }
@@ -201,8 +243,22 @@ pub struct BudgetSnapshot {
     pub in_flight: u32,
     /// Retries allowed since the start.
     pub granted: u64,
-    /// Retries refused since the start.
+    /// Retries refused since the start because the budget was spent.
     pub denied: u64,
+    /// Retries refused since the start by the failure throttle.
+    pub throttled: u64,
+    /// What the failure throttle has left, in thousandths of a token; none if there is none.
+    pub milli_tokens: Option<u32>,
+}
+
+/// Why a [`RetryBudget`] gives nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Denied {
+    /// It is spent.
+    Spent,
+    /// Too much has failed lately: see [`BudgetConfig::max_tokens`].
+    Throttled,
 }
 
 /// A retry that is under way. Given by [`RetryBudget::withdraw`].

@@ -196,6 +196,8 @@ pub struct BudgetConfig {
     min_per_second: u32,
     ttl: Duration,
     min_concurrency: u32,
+    max_tokens: Option<u32>,
+    token_ratio: f64,
 }
 
 impl BudgetConfig {
@@ -224,11 +226,29 @@ impl BudgetConfig {
     pub const fn min_concurrency(&self) -> u32 {
         self.min_concurrency
     }
+
+    /// The tokens of the failure throttle (gRFC A6): a failure that could be tried again takes one, and unless more than half are left nothing is sent again,
+    /// whatever else the budget allows. Default none, which switches it off; allowed 1 to 1000.
+    pub const fn max_tokens(&self) -> Option<u32> {
+        self.max_tokens
+    }
+
+    /// How much of a token a success brings back, to three decimals; what is beyond is cut off. Default 0.1, allowed 0.001 to 1000.
+    pub const fn token_ratio(&self) -> f64 {
+        self.token_ratio
+    }
 }
 
 impl Default for BudgetConfig {
     fn default() -> Self {
-        Self { ratio: 0.2, min_per_second: 10, ttl: Duration::from_secs(10), min_concurrency: 3 }
+        Self {
+            ratio: 0.2,
+            min_per_second: 10,
+            ttl: Duration::from_secs(10),
+            min_concurrency: 3,
+            max_tokens: None,
+            token_ratio: 0.1,
+        }
     }
 }
 
@@ -261,6 +281,18 @@ impl BudgetConfigBuilder {
         self
     }
 
+    /// Sets [`BudgetConfig::max_tokens`].
+    pub fn max_tokens(mut self, tokens: impl Into<Option<u32>>) -> Self {
+        self.0.max_tokens = tokens.into();
+        self
+    }
+
+    /// Sets [`BudgetConfig::token_ratio`].
+    pub fn token_ratio(mut self, ratio: f64) -> Self {
+        self.0.token_ratio = ratio;
+        self
+    }
+
     /// The configuration.
     ///
     /// # Errors
@@ -274,6 +306,14 @@ impl BudgetConfigBuilder {
             "ttl",
             format_args!("{:?}", config.ttl),
             "1s to 60s",
+        );
+        let tokens = config.max_tokens.unwrap_or(1);
+        check.that((1..=1000).contains(&tokens), "max_tokens", tokens, "1 to 1000, or none");
+        check.that(
+            (0.001..=1000.0).contains(&config.token_ratio),
+            "token_ratio",
+            config.token_ratio,
+            "0.001 to 1000",
         );
         check.finish(config)
     }
@@ -480,8 +520,9 @@ mod tests {
         let edge = RetryConfig::builder().max_attempts(1).base_delay(HOUR).max_delay(HOUR);
         assert!(edge.max_wait(Duration::ZERO).build().is_ok());
 
-        let wrong = BudgetConfig::builder().ratio(f64::NAN).ttl(Duration::from_secs(61)).build();
-        assert_eq!(fields(&wrong.unwrap_err()), ["ratio", "ttl"]);
+        let wrong = BudgetConfig::builder().ratio(f64::NAN).ttl(Duration::from_secs(61));
+        let wrong = wrong.max_tokens(0).token_ratio(0.0).build();
+        assert_eq!(fields(&wrong.unwrap_err()), ["ratio", "ttl", "max_tokens", "token_ratio"]);
         assert!(BudgetConfig::builder().ratio(1000.0).min_per_second(0).build().is_ok());
         let wrong = DeadlineConfig::builder().timeout(Duration::ZERO).build();
         assert_eq!(fields(&wrong.unwrap_err()), ["timeout"]);
@@ -509,6 +550,8 @@ mod tests {
             ("min_per_second", budget.min_per_second().to_string()),
             ("ttl", format!("{:?}", budget.ttl())),
             ("min_concurrency", budget.min_concurrency().to_string()),
+            ("max_tokens", budget.max_tokens().map_or("none".to_owned(), |n| n.to_string())),
+            ("token_ratio", budget.token_ratio().to_string()),
             ("max_hedges", hedge.max_hedges().to_string()),
             ("delay", format!("{:?}", hedge.delay())),
             ("percentile", hedge.percentile().map_or("none".to_owned(), |p| p.to_string())),

@@ -11,7 +11,7 @@ mod retry;
 mod test_inner;
 mod timer;
 
-pub use budget::{BudgetSnapshot, RetryBudget, RetryPermit};
+pub use budget::{BudgetSnapshot, Denied, RetryBudget, RetryPermit};
 pub use config::{
     BudgetConfig, BudgetConfigBuilder, DeadlineConfig, DeadlineConfigBuilder, HedgeConfig,
     HedgeConfigBuilder, RetryConfig, RetryConfigBuilder,
@@ -27,4 +27,5 @@ pub mod testing {
     pub use crate::policy::decision::{Decision, Failed, RetryPolicy, lower_bound_jitter};
     pub use crate::policy::hedge::{Ended, HedgePolicy, Pushback};
     pub use crate::policy::limit::Limit;
+    pub use crate::policy::throttle::Throttle;
 }

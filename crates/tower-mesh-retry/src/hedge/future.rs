@@ -13,6 +13,7 @@ use super::attempt::Attempt;
 use super::service::Parts;
 use crate::budget::RetryPermit;
 use crate::error::NotReady;
+use crate::policy::decision::StopReason;
 use crate::policy::hedge::{Ended, HedgePolicy};
 use crate::timer::{Timer, clock};
 
@@ -70,7 +71,7 @@ where
 {
     pub(super) fn new(
         parts: Sharded<Parts<S, C, R>>,
-        spare: Sent,
+        spare: Option<Sent>,
         scope: CallScope,
         began: Tick,
         deadline: Option<Tick>,
@@ -79,7 +80,7 @@ where
     ) -> Self {
         Self {
             parts,
-            spare: Some(spare),
+            spare,
             scope,
             began,
             deadline,
@@ -118,11 +119,13 @@ where
             Some(spare) if self.policy.more_after_next() => self.parts.replay.copy(spare),
             _ => self.spare.take(),
         }?;
-        let permit = self.parts.budget.withdraw(now);
-        if permit.is_none() {
-            tracing::debug!(reason = "budget", "not hedging");
+        match self.parts.budget.try_withdraw(now) {
+            Ok(permit) => Some((permit, request)),
+            Err(denied) => {
+                tracing::debug!(reason = %StopReason::from(denied), "not hedging");
+                None
+            }
         }
-        Some((permit?, request))
     }
 
     /// Starts a hedge, if the budget has one left.
@@ -272,6 +275,12 @@ where
         R: Replay<Req, Sent = Sent>,
     {
         let verdict = judge(&self.hedging.parts.classifier, result.as_ref().map_err(|error| &**error));
+        let parts = &*self.hedging.parts;
+        // Where a layer outside counts too, it counts the answer.
+        let counts = !parts.counted_outside;
+        if counts {
+            parts.budget.judged(verdict);
+        }
         let pushback = match Ended::of(verdict) {
             Ended::Answer => {
                 self.won(which, verdict.is_failure());
@@ -294,6 +303,9 @@ where
             if hedging.paid.is_none() {
                 return Some(result);
             }
+        }
+        if !counts {
+            hedging.parts.budget.judged(verdict);
         }
         // What failed holds connections and permits.
         match which {

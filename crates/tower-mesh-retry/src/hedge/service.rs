@@ -80,13 +80,14 @@ where
             parts.budget.deposit(now);
         }
         let spare = if parts.replay.is_idempotent(&sent) { parts.replay.copy(&sent) } else { None };
-        let Some(spare) = spare else {
+        let hedges = if spare.is_some() { config.max_hedges() } else { 0 };
+        if hedges == 0 && (parts.counted_outside || !parts.budget.is_throttled()) {
             return HedgeFuture::new(scope.run(|| self.inner.call(sent)), None);
-        };
+        }
         let known = config.percentile().and_then(|percentile| parts.latencies.percentile(now, percentile));
         let delay = known.map_or(config.delay(), |known| known.max(HedgeConfig::MIN_MEASURED_DELAY));
         let measured = config.percentile().is_some();
-        let policy = HedgePolicy::new(config.max_hedges(), delay, now);
+        let policy = HedgePolicy::new(hedges, delay, now);
         let first = scope.run(|| self.inner.call(sent));
         // The clone counts on the thread that calls now, and stays; the call takes what was here.
         let clone = self.parts.clone();

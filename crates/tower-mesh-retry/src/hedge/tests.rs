@@ -319,3 +319,16 @@ async fn requests_need_not_be_clone_nor_futures_sync() {
     let layer = HedgeLayer::new(HedgeConfig::default(), ByResult).replay(tower_mesh_core::replay::Once);
     assert_eq!(send(layer.layer(service).oneshot(NotClone)).await.unwrap(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn under_a_retry_with_the_same_budget_each_attempt_is_told_to_the_throttle_once() {
+    let config = BudgetConfig::builder().max_tokens(100).token_ratio(0.5).build().unwrap();
+    let budget = RetryBudget::new(config);
+    let retry = crate::RetryConfig::builder().jitter(tower_mesh_core::backoff::Jitter::None).build().unwrap();
+    let retry = crate::RetryLayer::new(retry, ByResult).replay(Idempotent).budget(budget.clone());
+    let hedge = layer(every(SEC, 1)).budget(budget.clone()).counted_outside();
+    let inner = Inner::new(|n, ()| async move { if n < 5 { down(n) } else { Ok(n) } });
+    assert_eq!(retry.layer(hedge.layer(inner)).oneshot(()).await.unwrap(), 5);
+    let after = budget.snapshot(clock());
+    assert_eq!((after.milli_tokens, after.granted), (Some(96_500), 4), "two attempts hedged, a third not");
+}

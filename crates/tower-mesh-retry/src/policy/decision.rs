@@ -7,6 +7,7 @@ use tower_mesh_core::Tick;
 use tower_mesh_core::backoff::Chance;
 use tower_mesh_core::classify::{Outcome, Retry, Verdict};
 
+use crate::budget::Denied;
 use crate::config::RetryConfig;
 
 /// What one call remembers from failure to failure.
@@ -65,6 +66,17 @@ pub enum StopReason {
     Pushback,
     /// The budget for retries is spent.
     Budget,
+    /// Too much has failed lately.
+    Throttled,
+}
+
+impl From<Denied> for StopReason {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::Spent => Self::Budget,
+            Denied::Throttled => Self::Throttled,
+        }
+    }
 }
 
 impl RetryPolicy {
@@ -167,6 +179,7 @@ impl fmt::Display for StopReason {
             Self::NotIdempotent => "the request may have been acted on",
             Self::Pushback => "the server asked not to be tried again so soon",
             Self::Budget => "the retry budget is spent",
+            Self::Throttled => "too much has failed lately",
         })
     }
 }

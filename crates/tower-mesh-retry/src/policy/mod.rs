@@ -5,3 +5,4 @@ pub(crate) mod decision;
 pub(crate) mod hedge;
 pub(crate) mod latency;
 pub(crate) mod limit;
+pub(crate) mod throttle;

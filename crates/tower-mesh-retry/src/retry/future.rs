@@ -33,7 +33,7 @@ pin_project! {
         attempt_timeout: Option<Duration>,
         // When the attempt under way began, the wait for readiness included.
         began: Tick,
-        // None if there is no other copy of the request.
+        // None if there is no other copy of the request, and nobody who counts failures.
         again: Option<Again<S, C, R, R::Sent>>,
         // What only a call that has failed once needs; made then.
         retrying: Option<Box<Retrying>>,
@@ -85,8 +85,8 @@ pub(super) struct Again<S, C, R, Sent> {
 }
 
 impl<S, C, R, Sent> Again<S, C, R, Sent> {
-    pub(super) fn new(spare: Sent, idempotent: bool, parts: Sharded<Parts<S, C, R>>) -> Self {
-        Self { inner: None, spare: Some(spare), next: None, idempotent, parts }
+    pub(super) fn new(spare: Option<Sent>, idempotent: bool, parts: Sharded<Parts<S, C, R>>) -> Self {
+        Self { inner: None, spare, next: None, idempotent, parts }
     }
 }
 
@@ -247,6 +247,9 @@ where
             Some(again) => judge(&again.parts.classifier, result.as_ref().map_err(|error| &**error)),
             None => return Some(result),
         };
+        if let Some(again) = self.again {
+            again.parts.budget.judged(verdict);
+        }
         let attempts = self.retrying.as_ref().map_or(1, |retrying| retrying.policy.attempts());
         if verdict.retry == MayRetry::Never && (result.is_ok() || attempts == 1) {
             // What is left goes with this future, which its caller drops now: doing it here as well would be done twice.
@@ -287,8 +290,9 @@ where
             Decision::Retry { after } => after,
             Decision::Stop(reason) => return Some(self.give_up(reason, verdict, result)),
         };
-        let Some(permit) = parts.budget.withdraw(now) else {
-            return Some(self.give_up(StopReason::Budget, verdict, result));
+        let permit = match parts.budget.try_withdraw(now) {
+            Ok(permit) => permit,
+            Err(denied) => return Some(self.give_up(denied.into(), verdict, result)),
         };
         tracing::debug!(attempts = retrying.policy.attempts(), ?after, "sending again");
         if !retrying.policy.attempts_left_after_next() {
@@ -319,7 +323,10 @@ where
         tracing::debug!(attempts, %reason, "not sending again");
         // After a single attempt only what could have been otherwise is worth telling.
         let told = attempts > 1
-            || matches!(reason, StopReason::Budget | StopReason::Deadline | StopReason::Pushback);
+            || matches!(
+                reason,
+                StopReason::Budget | StopReason::Throttled | StopReason::Deadline | StopReason::Pushback
+            );
         match result {
             Err(error) if told => Err(RetriesExhausted::new(attempts, reason, verdict, error).into()),
             result => result,

@@ -78,7 +78,7 @@ where
         budget.deposit(now);
         let expired = deadline.is_some_and(|deadline| deadline <= now);
         let attempt = (!expired).then(|| scope.run(|| self.inner.call(sent)));
-        let again = spare.map(|spare| {
+        let again = (spare.is_some() || budget.is_throttled()).then(|| {
             // The clone counts on the thread that calls now, and stays; the call takes what was here.
             let clone = self.parts.clone();
             Again::new(spare, idempotent, mem::replace(&mut self.parts, clone))

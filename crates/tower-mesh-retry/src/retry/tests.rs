@@ -509,3 +509,46 @@ async fn an_inner_future_that_uses_up_every_turn_times_out_all_the_same() {
     let Poll::Ready(Err(error)) = poll!(&mut call) else { panic!("still pending") };
     assert!(error.is::<AttemptTimedOut>());
 }
+
+fn throttled(max: u32) -> RetryBudget {
+    RetryBudget::new(BudgetConfig::builder().max_tokens(max).token_ratio(0.5).build().unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_too_much_fails_nothing_is_sent_again() {
+    let inner = Inner::<(), ()>::new(|n, ()| async move { down(n) });
+    let layer = layer(exact()).budget(throttled(4));
+    let error = layer.layer(inner.clone()).oneshot(()).await.unwrap_err();
+    assert_eq!(exhausted(&error), (2, StopReason::Throttled), "the second failure left half of the tokens");
+    let left = layer.get_budget().snapshot(clock());
+    assert_eq!((left.milli_tokens, left.throttled, left.denied, left.granted), (Some(2000), 1, 0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_throttle_hears_of_calls_that_cannot_be_sent_twice() {
+    let answers = |n| if n <= 2 { down(n) } else { Ok(()) };
+    let inner = Inner::new(move |n, ()| async move { answers(n) });
+    let layer = layer(exact()).replay(Once).budget(throttled(10));
+    let service = layer.layer(inner);
+    for tokens in [9000, 8000, 8500] {
+        let _ = service.clone().oneshot(()).await;
+        assert_eq!(layer.get_budget().snapshot(clock()).milli_tokens, Some(tokens));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_processed_takes_no_token_and_what_is_forbidden_does() {
+    for (retry, tokens) in [
+        (MayRetry::NotProcessed, 10_000),
+        (MayRetry::Never, 10_000),
+        (MayRetry::Forbidden, 9000),
+        (MayRetry::IfIdempotent, 9000),
+    ] {
+        let inner = Inner::<(), ()>::new(|n, ()| async move { down(n) });
+        let judge = classify::by(move |_: Result<&(), _>| Verdict::failure(Origin::Remote, retry));
+        let config = exact().max_attempts(1).build().unwrap();
+        let layer = RetryLayer::new(config, judge).replay(Idempotent).budget(throttled(10));
+        assert!(layer.layer(inner).oneshot(()).await.is_err());
+        assert_eq!(layer.get_budget().snapshot(clock()).milli_tokens, Some(tokens), "{retry:?}");
+    }
+}

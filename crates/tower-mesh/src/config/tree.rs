@@ -167,7 +167,8 @@ impl Policies {
         table.absorb(part);
 
         let mut part = table.table("budget");
-        set!(self.budget, part, ratio: number, min_per_second: count, ttl: duration, min_concurrency: count);
+        set!(self.budget, part, ratio: number, min_per_second: count, ttl: duration, min_concurrency: count,
+            max_tokens: count, token_ratio: number);
         let budget = part.checked(self.budget.build());
         table.absorb(part);
 
@@ -254,6 +255,9 @@ mod tests {
             max_attempts = 0
             base_delay = "1"
             max_atempts = 3
+            [services.users.budget]
+            max_tokens = 1001
+            token_ratio = 0
             [services.users.hedge]
             max_hedges = 5
             [services.orders]
@@ -276,6 +280,8 @@ mod tests {
             "services.users.retry.max_attempts",
             "services.users.retry.base_delay",
             "services.users.retry.max_atempts",
+            "services.users.budget.max_tokens",
+            "services.users.budget.token_ratio",
             "services.users.hedge.max_hedges",
             "services.orders.endpoints",
             "services.orders.breaker.window_calls",
@@ -284,7 +290,7 @@ mod tests {
         ] {
             assert!(fields.contains(&field), "{field} not in {fields:?}");
         }
-        assert_eq!(fields.len(), 13, "each once: {mistakes:?}");
+        assert_eq!(fields.len(), 15, "each once: {mistakes:?}");
     }
 
     #[test]

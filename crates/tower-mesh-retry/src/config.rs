@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tower_mesh_core::backoff::{Backoff, Jitter};
+use tower_mesh_core::backoff::{Backoff, Growth, Jitter};
 use tower_mesh_core::error::{InvalidConfig, Mistake};
 
 /// How [`RetryLayer`](crate::RetryLayer) tries again.
@@ -21,11 +21,13 @@ use tower_mesh_core::error::{InvalidConfig, Mistake};
 /// assert_eq!(wrong.mistakes().len(), 2, "every mistake is told");
 /// # Ok::<(), tower_mesh_core::error::InvalidConfig>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RetryConfig {
     max_attempts: u32,
     base_delay: Duration,
     max_delay: Duration,
+    growth: GrowthKind,
+    multiplier: f64,
     jitter: Jitter,
     attempt_timeout: Option<Duration>,
     max_wait: Duration,
@@ -43,14 +45,24 @@ impl RetryConfig {
         self.max_attempts
     }
 
-    /// The upper end of the first wait; it doubles with every further one. Default 1 s, allowed up to `max_delay`.
+    /// The upper end of the first wait; it grows with every further one. Default 1 s, allowed up to `max_delay`.
     pub const fn base_delay(&self) -> Duration {
         self.base_delay
     }
 
-    /// Where the doubling ends. Default 15 s, allowed up to an hour.
+    /// Where the growth ends. Default 15 s, allowed up to an hour.
     pub const fn max_delay(&self) -> Duration {
         self.max_delay
+    }
+
+    /// How waits grow. Default [`GrowthKind::Exponential`].
+    pub const fn growth(&self) -> GrowthKind {
+        self.growth
+    }
+
+    /// How many times as long as the one before a wait is, if waits grow exponentially. Default 2, allowed 1 to 10.
+    pub const fn multiplier(&self) -> f64 {
+        self.multiplier
     }
 
     /// How chance enters a wait. Default [`Jitter::Full`].
@@ -77,7 +89,11 @@ impl RetryConfig {
 
     /// The waits, as a policy.
     pub const fn backoff(&self) -> Backoff {
-        Backoff::new(self.base_delay, self.max_delay, self.jitter)
+        Backoff::new(self.base_delay, self.max_delay, self.jitter).growing(match self.growth {
+            GrowthKind::Constant => Growth::Constant,
+            GrowthKind::Linear => Growth::Linear(self.base_delay),
+            GrowthKind::Exponential => Growth::Exponential(self.multiplier),
+        })
     }
 }
 
@@ -87,12 +103,27 @@ impl Default for RetryConfig {
             max_attempts: 3,
             base_delay: Duration::from_secs(1),
             max_delay: Duration::from_secs(15),
+            growth: GrowthKind::Exponential,
+            multiplier: 2.0,
             jitter: Jitter::Full,
             attempt_timeout: None,
             max_wait: MAX_WAIT,
             ready_timeout: Duration::from_secs(3),
         }
     }
+}
+
+/// How the waits of a [`RetryConfig`] grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum GrowthKind {
+    /// Not at all.
+    Constant,
+    /// By the base delay each time.
+    Linear,
+    /// By [`RetryConfig::multiplier`] each time.
+    #[default]
+    Exponential,
 }
 
 const MAX_ATTEMPTS: u32 = 20;
@@ -120,6 +151,18 @@ impl RetryConfigBuilder {
     /// Sets [`RetryConfig::max_delay`].
     pub fn max_delay(mut self, delay: Duration) -> Self {
         self.0.max_delay = delay;
+        self
+    }
+
+    /// Sets [`RetryConfig::growth`].
+    pub fn growth(mut self, growth: GrowthKind) -> Self {
+        self.0.growth = growth;
+        self
+    }
+
+    /// Sets [`RetryConfig::multiplier`].
+    pub fn multiplier(mut self, multiplier: f64) -> Self {
+        self.0.multiplier = multiplier;
         self
     }
 
@@ -167,6 +210,8 @@ impl RetryConfigBuilder {
             "up to max_delay",
         );
         check.that(config.max_delay <= HOUR, "max_delay", format_args!("{:?}", config.max_delay), "up to 1h");
+        let multiplier = config.multiplier;
+        check.that((1.0..=10.0).contains(&multiplier), "multiplier", multiplier, "1 to 10");
         check.that(
             config.attempt_timeout != Some(Duration::ZERO),
             "attempt_timeout",
@@ -510,13 +555,14 @@ mod tests {
             .max_attempts(21)
             .base_delay(3 * HOUR)
             .max_delay(2 * HOUR)
+            .multiplier(0.5)
             .attempt_timeout(Duration::ZERO)
             .max_wait(MAX_WAIT + Duration::from_nanos(1))
             .ready_timeout(Duration::ZERO)
             .build()
             .unwrap_err();
-        let all = ["max_attempts", "base_delay", "max_delay", "attempt_timeout", "max_wait", "ready_timeout"];
-        assert_eq!(fields(&wrong), all);
+        let all = ["max_attempts", "base_delay", "max_delay", "multiplier", "attempt_timeout", "max_wait"];
+        assert_eq!(fields(&wrong), [&all[..], &["ready_timeout"]].concat());
         let edge = RetryConfig::builder().max_attempts(1).base_delay(HOUR).max_delay(HOUR);
         assert!(edge.max_wait(Duration::ZERO).build().is_ok());
 
@@ -542,6 +588,8 @@ mod tests {
             ("max_attempts", retry.max_attempts().to_string()),
             ("base_delay", format!("{:?}", retry.base_delay())),
             ("max_delay", format!("{:?}", retry.max_delay())),
+            ("growth", format!("{:?}", retry.growth()).to_lowercase()),
+            ("multiplier", retry.multiplier().to_string()),
             ("jitter", format!("{:?}", retry.jitter()).to_lowercase()),
             ("attempt_timeout", optional(retry.attempt_timeout())),
             ("max_wait", format!("{:?}", retry.max_wait())),

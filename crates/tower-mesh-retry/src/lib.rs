@@ -13,7 +13,7 @@ mod timer;
 
 pub use budget::{BudgetSnapshot, Denied, RetryBudget, RetryPermit};
 pub use config::{
-    BudgetConfig, BudgetConfigBuilder, DeadlineConfig, DeadlineConfigBuilder, HedgeConfig,
+    BudgetConfig, BudgetConfigBuilder, DeadlineConfig, DeadlineConfigBuilder, GrowthKind, HedgeConfig,
     HedgeConfigBuilder, RetryConfig, RetryConfigBuilder,
 };
 pub use deadline::{Deadline, DeadlineFuture, DeadlineLayer};

@@ -8,7 +8,7 @@ use tower_mesh_core::{Endpoint, ServiceName};
 use tower_mesh_discovery::{DiscoveryConfig, DiscoveryConfigBuilder};
 use tower_mesh_health::{HealthConfig, HealthConfigBuilder};
 use tower_mesh_retry::{
-    BudgetConfig, BudgetConfigBuilder, DeadlineConfig, DeadlineConfigBuilder, HedgeConfig,
+    BudgetConfig, BudgetConfigBuilder, DeadlineConfig, DeadlineConfigBuilder, GrowthKind, HedgeConfig,
     HedgeConfigBuilder, RetryConfig, RetryConfigBuilder,
 };
 
@@ -159,7 +159,10 @@ impl Policies {
 
         let mut part = table.table("retry");
         set!(self.retry, part, max_attempts: count, base_delay: duration, max_delay: duration,
-            attempt_timeout: duration, max_wait: duration, ready_timeout: duration);
+            multiplier: number, attempt_timeout: duration, max_wait: duration, ready_timeout: duration);
+        if let Some(growth) = part.word("growth", GROWTHS) {
+            self.retry = self.retry.growth(growth);
+        }
         if let Some(jitter) = part.word("jitter", JITTERS) {
             self.retry = self.retry.jitter(jitter);
         }
@@ -225,6 +228,16 @@ const JITTERS: &[(&str, Jitter)] = &[
     ("full", Jitter::Full),
     ("equal", Jitter::Equal),
     ("decorrelated", Jitter::Decorrelated),
+    // The shares are those of the systems that they come from.
+    ("proportional", Jitter::Proportional(20)),
+    ("additive", Jitter::Additive(50)),
+    ("symmetric", Jitter::Symmetric(25)),
+];
+
+const GROWTHS: &[(&str, GrowthKind)] = &[
+    ("constant", GrowthKind::Constant),
+    ("linear", GrowthKind::Linear),
+    ("exponential", GrowthKind::Exponential),
 ];
 
 #[cfg(test)]
@@ -307,7 +320,9 @@ mod tests {
             required = false
             [services.b.retry]
             max_attempts = 2
-            jitter = "equal"
+            jitter = "proportional"
+            growth = "linear"
+            multiplier = 3
             [services.b.hedge]
             percentile = 0.95
             [services.b.health]
@@ -320,6 +335,8 @@ mod tests {
         let (a, b) = (service("a"), service("b"));
         assert_eq!((a.retry.max_attempts(), a.retry.base_delay()), (5, Duration::from_millis(20)));
         assert_eq!((b.retry.max_attempts(), b.retry.base_delay()), (2, Duration::from_millis(20)));
+        assert_eq!((b.retry.growth(), b.retry.jitter()), (GrowthKind::Linear, Jitter::Proportional(20)));
+        assert_eq!((a.retry.multiplier(), b.retry.multiplier()), (2.0, 3.0));
         assert_eq!(
             (a.breaker.reset_timeout(), a.deadline.timeout()),
             (Duration::from_secs(30), Some(Duration::from_secs(15)))

@@ -33,8 +33,20 @@ pub struct CallContext {
     operation: Option<Operation>,
     drop_reason: Option<DropReason>,
     deadline_kept: bool,
-    /// Set while it stands in [`CURRENT`].
-    lent: bool,
+    gave_up: bool,
+    /// It is that of work which makes calls, not of a call.
+    around_calls: bool,
+    lent: Lending,
+}
+
+/// Whether a context stands in [`CURRENT`], and as what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lending {
+    No,
+    /// To the layers of its call.
+    ToCall,
+    /// To work that makes calls, each of which begins a context of its own.
+    AroundCalls,
 }
 
 thread_local! {
@@ -52,7 +64,9 @@ impl CallContext {
         hash_key: None,
         operation: None,
         tried: Tried { keys: [0; Tried::MAX] },
-        lent: false,
+        gave_up: false,
+        around_calls: false,
+        lent: Lending::No,
     };
 
     /// A context of which nothing is known yet.
@@ -60,10 +74,16 @@ impl CallContext {
         Self::EMPTY
     }
 
+    /// A context for work that makes calls, such as a server's handler. Lent while that work is polled, its deadline and hash key become those of every call
+    /// made there; nothing else is shared, since the calls are different ones, and to [`with`](Self::with) it is as if nothing were lent.
+    pub fn around_calls() -> Self {
+        Self { around_calls: true, ..Self::EMPTY }
+    }
+
     /// A context for a part of the call whose context is lent now: its deadline, operation and hash key are taken over, and so is the
-    /// clock reading. Without one, a new one.
+    /// clock reading. Without one, a new one, under the deadline of the work [around](Self::around_calls) it if there is any.
     pub fn inherit() -> Self {
-        Self::with(|call| Self {
+        Self::with_any(|call| Self {
             started: call.started,
             deadline: call.deadline,
             hash_key: call.hash_key,
@@ -113,7 +133,10 @@ impl CallContext {
             #[inline]
             fn drop(&mut self) {
                 exchange(self.0);
-                self.0.lent = false;
+                self.0.lent = Lending::No;
+                if self.0.gave_up {
+                    CallContext::tell_gave_up();
+                }
             }
         }
         #[inline]
@@ -123,7 +146,7 @@ impl CallContext {
                 current.try_borrow_mut().map(|mut current| std::mem::swap(context, &mut current))
             });
         }
-        self.lent = true;
+        self.lent = if self.around_calls { Lending::AroundCalls } else { Lending::ToCall };
         exchange(self);
         let _lent = Lent(self);
         f()
@@ -143,11 +166,32 @@ impl CallContext {
     pub fn with<R>(f: impl FnOnce(&mut CallContext) -> R) -> Option<R> {
         CURRENT
             .try_with(|current| match current.try_borrow_mut() {
-                Ok(mut call) if call.lent => Some(f(&mut call)),
+                Ok(mut call) if call.lent == Lending::ToCall => Some(f(&mut call)),
                 _ => None,
             })
             .ok()
             .flatten()
+    }
+
+    /// As [`with`](Self::with), for that of a call or of work that makes calls.
+    fn with_any<R>(f: impl FnOnce(&mut CallContext) -> R) -> Option<R> {
+        CURRENT
+            .try_with(|current| match current.try_borrow_mut() {
+                Ok(mut call) if call.lent != Lending::No => Some(f(&mut call)),
+                _ => None,
+            })
+            .ok()
+            .flatten()
+    }
+
+    /// Tells all contexts outside that a call was tried as often as it may be, in vain: to try what failed by that again multiplies the attempts.
+    pub fn tell_gave_up() {
+        Self::with_any(|call| call.gave_up = true);
+    }
+
+    /// Whether a call made inside was tried as often as it may be, in vain.
+    pub fn gave_up(&self) -> bool {
+        self.gave_up
     }
 
     /// Why the part of a call that started at `started` is being dropped right now: [`DropReason::CallerGone`] unless the context of that
@@ -283,7 +327,7 @@ impl CallScope {
     /// Joins the context lent now, or begins one.
     #[inline]
     pub fn join() -> Self {
-        Self(if CallContext::with(|_| ()).is_some() { None } else { Some(CallContext::new()) })
+        Self(if CallContext::with(|_| ()).is_some() { None } else { Some(CallContext::inherit()) })
     }
 
     /// Runs `f` with the context lent.
@@ -391,6 +435,32 @@ mod tests {
         });
         assert!(inner.take_deadline_kept() && !outer.take_deadline_kept());
         assert_eq!((outer.hash_key(), inner.hash_key()), (Some(1), Some(2)));
+    }
+
+    #[test]
+    fn calls_made_by_one_piece_of_work_share_its_deadline_and_nothing_else() {
+        let deadline = instant();
+        let mut work = CallContext::around_calls().with_deadline(deadline);
+        work.lend(|| {
+            assert!(CallContext::with(|_| ()).is_none());
+            let before = CallContext::attempt_started(instant);
+            for _ in 0..2 {
+                let mut call = CallScope::join();
+                assert!(call.is_outermost());
+                assert_eq!(
+                    call.with(|call| (call.deadline(), call.tried().is_empty())),
+                    Some((Some(deadline), true))
+                );
+                let started = call.run(|| CallContext::attempt_started(|| before + Duration::from_nanos(1)));
+                assert!(started > before, "no reading is left from another call");
+                call.with(|call| call.add_tried(1));
+            }
+        });
+        assert_eq!((work.started(), work.gave_up()), (None, false));
+        work.lend(|| CallContext::inherit().lend(|| CallContext::new().lend(CallContext::tell_gave_up)));
+        assert!(work.gave_up(), "through every context between");
+        CallContext::tell_gave_up();
+        assert!(!CallContext::inherit().gave_up());
     }
 
     #[test]

@@ -321,6 +321,9 @@ where
     ) -> Result<S::Response, BoxError> {
         let attempts = self.retrying.as_ref().map_or(1, |retrying| retrying.policy.attempts());
         tracing::debug!(attempts, %reason, "not sending again");
+        if attempts > 1 || verdict.retry == MayRetry::Forbidden {
+            CallContext::tell_gave_up();
+        }
         // After a single attempt only what could have been otherwise is worth telling.
         let told = attempts > 1
             || matches!(

@@ -5,6 +5,8 @@ use std::time::Duration;
 use tower_mesh_core::backoff::{Backoff, Growth, Jitter};
 use tower_mesh_core::error::{InvalidConfig, Mistake};
 
+use crate::policy::reason::FailureReason;
+
 /// How [`RetryLayer`](crate::RetryLayer) tries again.
 ///
 /// ```
@@ -24,6 +26,10 @@ use tower_mesh_core::error::{InvalidConfig, Mistake};
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RetryConfig {
     max_attempts: u32,
+    max_local_failures: Option<u32>,
+    max_remote_failures: Option<u32>,
+    max_overloads: Option<u32>,
+    max_refusals: Option<u32>,
     base_delay: Duration,
     max_delay: Duration,
     growth: GrowthKind,
@@ -43,6 +49,37 @@ impl RetryConfig {
     /// How often a request is sent at most, the first time included. 1 never tries again. Default 3, allowed 1 to 20.
     pub const fn max_attempts(&self) -> u32 {
         self.max_attempts
+    }
+
+    /// After how many failures of local origin (connect, reset, timeout) there is no other attempt, though others may be left. Default none, allowed 1 to 20.
+    pub const fn max_local_failures(&self) -> Option<u32> {
+        self.max_local_failures
+    }
+
+    /// The same for failures that an endpoint answered. Default none, allowed 1 to 20.
+    pub const fn max_remote_failures(&self) -> Option<u32> {
+        self.max_remote_failures
+    }
+
+    /// The same for answers by which an endpoint asks for less (HTTP 429, gRPC `RESOURCE_EXHAUSTED`). Default none, allowed 1 to 20.
+    pub const fn max_overloads(&self) -> Option<u32> {
+        self.max_overloads
+    }
+
+    /// The same for refusals of our own (circuit open, no endpoint). Default none, allowed 1 to 20.
+    pub const fn max_refusals(&self) -> Option<u32> {
+        self.max_refusals
+    }
+
+    /// After how many failures for `reason` there is no other attempt.
+    pub const fn max_failures_for(&self, reason: FailureReason) -> Option<u32> {
+        match reason {
+            FailureReason::Local => self.max_local_failures,
+            FailureReason::Remote => self.max_remote_failures,
+            FailureReason::Overload => self.max_overloads,
+            FailureReason::Refused => self.max_refusals,
+            FailureReason::Ignored => None,
+        }
     }
 
     /// The upper end of the first wait; it grows with every further one. Default 1 s, allowed up to `max_delay`.
@@ -101,6 +138,10 @@ impl Default for RetryConfig {
     fn default() -> Self {
         Self {
             max_attempts: 3,
+            max_local_failures: None,
+            max_remote_failures: None,
+            max_overloads: None,
+            max_refusals: None,
             base_delay: Duration::from_secs(1),
             max_delay: Duration::from_secs(15),
             growth: GrowthKind::Exponential,
@@ -139,6 +180,30 @@ impl RetryConfigBuilder {
     /// Sets [`RetryConfig::max_attempts`].
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.0.max_attempts = attempts;
+        self
+    }
+
+    /// Sets [`RetryConfig::max_local_failures`].
+    pub fn max_local_failures(mut self, failures: impl Into<Option<u32>>) -> Self {
+        self.0.max_local_failures = failures.into();
+        self
+    }
+
+    /// Sets [`RetryConfig::max_remote_failures`].
+    pub fn max_remote_failures(mut self, failures: impl Into<Option<u32>>) -> Self {
+        self.0.max_remote_failures = failures.into();
+        self
+    }
+
+    /// Sets [`RetryConfig::max_overloads`].
+    pub fn max_overloads(mut self, failures: impl Into<Option<u32>>) -> Self {
+        self.0.max_overloads = failures.into();
+        self
+    }
+
+    /// Sets [`RetryConfig::max_refusals`].
+    pub fn max_refusals(mut self, failures: impl Into<Option<u32>>) -> Self {
+        self.0.max_refusals = failures.into();
         self
     }
 
@@ -203,6 +268,15 @@ impl RetryConfigBuilder {
             config.max_attempts,
             "1 to 20",
         );
+        for (field, limit) in [
+            ("max_local_failures", config.max_local_failures),
+            ("max_remote_failures", config.max_remote_failures),
+            ("max_overloads", config.max_overloads),
+            ("max_refusals", config.max_refusals),
+        ] {
+            let limit = limit.unwrap_or(1);
+            check.that((1..=MAX_ATTEMPTS).contains(&limit), field, limit, "1 to 20, or none");
+        }
         check.that(
             config.base_delay <= config.max_delay,
             "base_delay",
@@ -553,6 +627,10 @@ mod tests {
     fn every_mistake_is_told_and_the_edges_are_allowed() {
         let wrong = RetryConfig::builder()
             .max_attempts(21)
+            .max_local_failures(0)
+            .max_remote_failures(21)
+            .max_overloads(0)
+            .max_refusals(0)
             .base_delay(3 * HOUR)
             .max_delay(2 * HOUR)
             .multiplier(0.5)
@@ -562,7 +640,8 @@ mod tests {
             .build()
             .unwrap_err();
         let all = ["max_attempts", "base_delay", "max_delay", "multiplier", "attempt_timeout", "max_wait"];
-        assert_eq!(fields(&wrong), [&all[..], &["ready_timeout"]].concat());
+        let limits = ["max_local_failures", "max_remote_failures", "max_overloads", "max_refusals"];
+        assert_eq!(fields(&wrong), [&all[..1], &limits, &all[1..], &["ready_timeout"]].concat());
         let edge = RetryConfig::builder().max_attempts(1).base_delay(HOUR).max_delay(HOUR);
         assert!(edge.max_wait(Duration::ZERO).build().is_ok());
 
@@ -583,9 +662,14 @@ mod tests {
         let (retry, budget, deadline) =
             (RetryConfig::default(), BudgetConfig::default(), DeadlineConfig::default());
         let hedge = HedgeConfig::default();
+        let limit = |n: Option<u32>| n.map_or("none".to_owned(), |n| n.to_string());
         let optional = |d: Option<Duration>| d.map_or("none".to_owned(), |d| format!("{d:?}"));
         let rows = [
             ("max_attempts", retry.max_attempts().to_string()),
+            ("max_local_failures", limit(retry.max_local_failures())),
+            ("max_remote_failures", limit(retry.max_remote_failures())),
+            ("max_overloads", limit(retry.max_overloads())),
+            ("max_refusals", limit(retry.max_refusals())),
             ("base_delay", format!("{:?}", retry.base_delay())),
             ("max_delay", format!("{:?}", retry.max_delay())),
             ("growth", format!("{:?}", retry.growth()).to_lowercase()),
@@ -598,7 +682,7 @@ mod tests {
             ("min_per_second", budget.min_per_second().to_string()),
             ("ttl", format!("{:?}", budget.ttl())),
             ("min_concurrency", budget.min_concurrency().to_string()),
-            ("max_tokens", budget.max_tokens().map_or("none".to_owned(), |n| n.to_string())),
+            ("max_tokens", limit(budget.max_tokens())),
             ("token_ratio", budget.token_ratio().to_string()),
             ("max_hedges", hedge.max_hedges().to_string()),
             ("delay", format!("{:?}", hedge.delay())),
@@ -606,7 +690,7 @@ mod tests {
             ("ready_timeout", format!("{:?}", hedge.ready_timeout())),
             ("timeout", optional(deadline.timeout())),
         ];
-        let readme = include_str!("../README.md");
+        let readme = include_str!("../README.md").split("# Examples").next().unwrap_or_default();
         for (field, default) in &rows {
             let row = format!("| `{field}` | {default} |");
             assert!(readme.contains(&row), "README lacks: {row}");

@@ -5,4 +5,5 @@ pub(crate) mod decision;
 pub(crate) mod hedge;
 pub(crate) mod latency;
 pub(crate) mod limit;
+pub(crate) mod reason;
 pub(crate) mod throttle;

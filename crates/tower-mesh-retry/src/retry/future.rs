@@ -11,8 +11,8 @@ use tower_mesh_core::{BoxError, CallContext, CallScope, Classify, DropReason, Re
 use tower_service::Service;
 
 use super::service::Parts;
-use crate::budget::RetryPermit;
-use crate::error::{AttemptTimedOut, DeadlineExceeded, NotReady, RetriesExhausted};
+use crate::budget::{RetryBudget, RetryPermit};
+use crate::error::{Attempt, AttemptTimedOut, DeadlineExceeded, FailureReason, NotReady, RetriesExhausted};
 use crate::policy::decision::{Decision, Failed, RetryPolicy, StopReason};
 use crate::policy::limit::Limit;
 use crate::timer::{Timer, clock};
@@ -46,6 +46,10 @@ struct Retrying {
     /// The endpoints tried when the attempt under way began.
     tried_before: Tried,
     permit: Option<RetryPermit>,
+    /// The attempts that have failed.
+    history: Vec<Attempt>,
+    /// The wait before the attempt under way.
+    waited: Duration,
 }
 
 pin_project! {
@@ -270,8 +274,17 @@ where
         let parts = again.parts.clone();
         let retrying = self.retrying.get_or_insert_with(|| {
             let policy = RetryPolicy::new(*parts.config.snapshot());
-            Box::new(Retrying { policy, tried_before: Tried::default(), permit: None })
+            Box::new(Retrying {
+                policy,
+                tried_before: Tried::default(),
+                permit: None,
+                history: Vec::with_capacity(policy.config().max_attempts() as usize),
+                waited: Duration::ZERO,
+            })
         });
+        let went = (tried != retrying.tried_before).then(|| tried.keys().last().copied()).flatten();
+        let reason = FailureReason::of(verdict.outcome);
+        retrying.history.push(Attempt { reason, after: retrying.waited, endpoint: went });
         // The next retry does not compete with this one.
         retrying.permit = None;
         let failed = Failed {
@@ -288,13 +301,22 @@ where
         });
         let after = match decision {
             Decision::Retry { after } => after,
-            Decision::Stop(reason) => return Some(self.give_up(reason, verdict, result)),
+            Decision::Stop(reason) => return Some(self.give_up(reason, &parts.budget, now, verdict, result)),
         };
         let permit = match parts.budget.try_withdraw(now) {
             Ok(permit) => permit,
-            Err(denied) => return Some(self.give_up(denied.into(), verdict, result)),
+            Err(denied) => {
+                return Some(self.give_up(denied.into(), &parts.budget, now, verdict, result));
+            }
         };
-        tracing::debug!(attempts = retrying.policy.attempts(), ?after, "sending again");
+        tracing::debug!(
+            attempts = retrying.policy.attempts(),
+            reason = reason.as_str(),
+            endpoint = went,
+            ?after,
+            "sending again"
+        );
+        retrying.waited = after;
         if !retrying.policy.attempts_left_after_next() {
             again.spare = None;
         }
@@ -316,11 +338,16 @@ where
     fn give_up(
         &mut self,
         reason: StopReason,
+        budget: &RetryBudget,
+        now: Tick,
         verdict: Verdict,
         result: Result<S::Response, BoxError>,
     ) -> Result<S::Response, BoxError> {
-        let attempts = self.retrying.as_ref().map_or(1, |retrying| retrying.policy.attempts());
-        tracing::debug!(attempts, %reason, "not sending again");
+        let history =
+            self.retrying.as_mut().map(|retrying| std::mem::take(&mut retrying.history)).unwrap_or_default();
+        let attempts = history.len();
+        let budget = budget.snapshot(now);
+        tracing::debug!(attempts, %reason, balance = budget.balance, "not sending again");
         if attempts > 1 || verdict.retry == MayRetry::Forbidden {
             CallContext::tell_gave_up();
         }
@@ -331,7 +358,7 @@ where
                 StopReason::Budget | StopReason::Throttled | StopReason::Deadline | StopReason::Pushback
             );
         match result {
-            Err(error) if told => Err(RetriesExhausted::new(attempts, reason, verdict, error).into()),
+            Err(error) if told => Err(RetriesExhausted::new(history, reason, budget, verdict, error).into()),
             result => result,
         }
     }

@@ -552,3 +552,41 @@ async fn what_was_not_processed_takes_no_token_and_what_is_forbidden_does() {
         assert_eq!(layer.get_budget().snapshot(clock()).milli_tokens, Some(tokens), "{retry:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_error_tells_of_every_attempt_why_it_failed_when_and_where() {
+    let endpoints = ["a:1", "b:1"].map(|id| EndpointHandle::new(Endpoint::new(id).unwrap()));
+    let keys = endpoints.each_ref().map(|endpoint| endpoint.key());
+    let inner = Inner::<(), ()>::new(move |n, ()| {
+        // The second attempt reaches no balancer.
+        if n != 2 {
+            CallContext::with(|call| call.add_tried(endpoints[n as usize / 2].key()));
+        }
+        async move { if n == 1 { Err(Judged::because(Verdict::REFUSED, Down(n)).into()) } else { down(n) } }
+    });
+    let layer = layer(exact());
+    let error = layer.layer(inner).oneshot(()).await.unwrap_err();
+    let exhausted = error.downcast_ref::<RetriesExhausted>().unwrap();
+    let told: Vec<_> = exhausted
+        .history()
+        .iter()
+        .map(|attempt| (attempt.reason().as_str(), attempt.after(), attempt.endpoint()))
+        .collect();
+    let zero = Duration::ZERO;
+    assert_eq!(
+        told,
+        [("refused", zero, Some(keys[0])), ("local", zero, None), ("local", SEC, Some(keys[1]))]
+    );
+    assert_eq!(exhausted.budget().balance, layer.get_budget().snapshot(clock()).balance);
+}
+
+#[tokio::test(start_paused = true)]
+async fn there_may_be_fewer_attempts_for_one_reason() {
+    let overloaded =
+        classify::by(|_: Result<&(), _>| Verdict::failure(Origin::Overload, MayRetry::IfIdempotent));
+    let inner = Inner::<(), ()>::new(|n, ()| async move { down(n) });
+    let config = exact().max_attempts(5).max_overloads(2).build().unwrap();
+    let layer = RetryLayer::new(config, overloaded).replay(Idempotent);
+    let error = layer.layer(inner.clone()).oneshot(()).await.unwrap_err();
+    assert_eq!(exhausted(&error), (2, StopReason::AttemptsForReason));
+}

@@ -158,7 +158,8 @@ impl Policies {
         table.absorb(part);
 
         let mut part = table.table("retry");
-        set!(self.retry, part, max_attempts: count, base_delay: duration, max_delay: duration,
+        set!(self.retry, part, max_attempts: count, max_local_failures: count, max_remote_failures: count,
+            max_overloads: count, max_refusals: count, base_delay: duration, max_delay: duration,
             multiplier: number, attempt_timeout: duration, max_wait: duration, ready_timeout: duration);
         if let Some(growth) = part.word("growth", GROWTHS) {
             self.retry = self.retry.growth(growth);
@@ -322,6 +323,7 @@ mod tests {
             max_attempts = 2
             jitter = "proportional"
             growth = "linear"
+            max_overloads = 1
             multiplier = 3
             [services.b.hedge]
             percentile = 0.95
@@ -336,6 +338,7 @@ mod tests {
         assert_eq!((a.retry.max_attempts(), a.retry.base_delay()), (5, Duration::from_millis(20)));
         assert_eq!((b.retry.max_attempts(), b.retry.base_delay()), (2, Duration::from_millis(20)));
         assert_eq!((b.retry.growth(), b.retry.jitter()), (GrowthKind::Linear, Jitter::Proportional(20)));
+        assert_eq!((a.retry.max_overloads(), b.retry.max_overloads()), (None, Some(1)));
         assert_eq!((a.retry.multiplier(), b.retry.multiplier()), (2.0, 3.0));
         assert_eq!(
             (a.breaker.reset_timeout(), a.deadline.timeout()),

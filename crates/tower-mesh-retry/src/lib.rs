@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+#[cfg(feature = "tower")]
+mod as_policy;
 mod budget;
 mod config;
 mod deadline;
@@ -11,6 +13,8 @@ mod retry;
 mod test_inner;
 mod timer;
 
+#[cfg(feature = "tower")]
+pub use as_policy::{TowerPolicy, Wait};
 pub use budget::{BudgetSnapshot, Denied, RetryBudget, RetryPermit};
 pub use config::{
     BudgetConfig, BudgetConfigBuilder, DeadlineConfig, DeadlineConfigBuilder, GrowthKind, HedgeConfig,

@@ -373,7 +373,7 @@ where
 }
 
 /// Whether the last of the endpoints `tried` is one that had not been tried `before`, so that there may be yet another.
-pub(super) fn is_new(tried: Tried, before: Tried) -> bool {
+pub(crate) fn is_new(tried: Tried, before: Tried) -> bool {
     tried != before && tried.keys().split_last().is_some_and(|(last, earlier)| !earlier.contains(last))
 }
 

@@ -11,7 +11,7 @@ use tower_service::Service;
 
 use super::attempt::Attempt;
 use super::service::Parts;
-use crate::budget::RetryPermit;
+use crate::budget::{ActiveCall, RetryPermit};
 use crate::error::NotReady;
 use crate::policy::decision::StopReason;
 use crate::policy::hedge::{Ended, HedgePolicy};
@@ -61,6 +61,7 @@ where
     out: Vec<Pin<Box<Attempt<S, Sent>>>>,
     /// What the next hedge needs, if it was taken before it starts.
     paid: Option<(RetryPermit, Sent)>,
+    _active: Option<ActiveCall>,
     /// Whether the latency of the first attempt is to be recorded.
     measured: bool,
 }
@@ -77,6 +78,7 @@ where
         deadline: Option<Tick>,
         policy: HedgePolicy,
         measured: bool,
+        active: Option<ActiveCall>,
     ) -> Self {
         Self {
             parts,
@@ -89,6 +91,7 @@ where
             out: Vec::new(),
             paid: None,
             measured,
+            _active: active,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tower_mesh_core::backoff::{Backoff, Chance, Jitter};
+use tower_mesh_core::backoff::{Backoff, Chance, Growth, Jitter};
 use tower_mesh_retry::testing;
 
 use crate::case::{Case, Outcome, same, unknown};
@@ -27,12 +27,9 @@ pub(crate) fn lower_bound_jitter(case: &Case) -> Outcome {
 }
 
 pub(crate) fn exponential(case: &Case) -> Outcome {
-    let multiplier = case.given.whole("multiplier")?;
-    if multiplier != 2 {
-        return Err(unknown(&multiplier));
-    }
     let max = case.given.whole_or_null("max_ms")?.map_or(Duration::MAX, Duration::from_millis);
     let backoff = Backoff::new(Duration::from_millis(case.given.whole("start_ms")?), max, Jitter::None);
+    let backoff = backoff.growing(Growth::Exponential(case.given.number("multiplier")?));
     let delays = (1..=case.given.small("n")?)
         .map(|attempt| backoff.delay(attempt, Duration::ZERO, Chance::Raw(0)).as_millis() as u64);
     same("delays", &delays.collect(), &case.expect.wholes("delays_ms")?)
@@ -80,4 +77,60 @@ pub(crate) fn aws_upper_bounds(case: &Case) -> Outcome {
     let backoff = Backoff::new(seconds("scale_s")?, seconds("max_s")?, Jitter::Full);
     let bounds: Vec<_> = (1..=case.given.small("n")?).map(|n| backoff.ceiling(n).as_secs_f64()).collect();
     case.all_close("bound", &bounds, &case.expect.numbers("max_delay_s")?)
+}
+
+pub(crate) fn linear(case: &Case) -> Outcome {
+    let ms = |name| case.given.whole(name).map(Duration::from_millis);
+    let backoff = Backoff::new(ms("start_ms")?, ms("max_ms")?, Jitter::None);
+    let backoff = backoff.growing(Growth::Linear(ms("offset_ms")?));
+    let delays = (1..=case.given.small("n")?).map(|attempt| backoff.ceiling(attempt).as_millis() as u64);
+    same("delays", &delays.collect(), &case.expect.wholes("delays_ms")?)
+}
+
+pub(crate) fn grpc_retry_delay(case: &Case) -> Outcome {
+    let ms = |name| case.given.whole(name).map(Duration::from_millis);
+    let backoff = Backoff::new(ms("initial_ms")?, ms("max_ms")?, Jitter::Proportional(20));
+    let backoff = backoff.growing(Growth::Exponential(case.given.number("multiplier")?));
+    let chance = Chance::Uniform(case.given.number("uniform")?);
+    let delay = backoff.delay(case.given.small("retry_number")?, Duration::ZERO, chance);
+    case.all_close("delay", &[millis(delay)], &[case.expect.number("delay_ms")?])
+}
+
+pub(crate) fn linkerd_backoff(case: &Case) -> Outcome {
+    let ms = |name| case.given.whole(name).map(Duration::from_millis);
+    let percent = (case.given.number("jitter_ratio")? * 100.0) as u8;
+    let backoff = Backoff::new(ms("min_ms")?, ms("max_ms")?, Jitter::Additive(percent));
+    let chance = Chance::Uniform(case.given.number("uniform")?);
+    // Theirs counts from zero.
+    let delay = backoff.delay(case.given.small("iteration")? + 1, Duration::ZERO, chance);
+    case.all_close("delay", &[millis(delay)], &[case.expect.number("delay_ms")?])
+}
+
+pub(crate) fn polly_delay(case: &Case) -> Outcome {
+    let base = Duration::from_millis(case.given.whole("base_ms")?);
+    let growth = match case.given.text("type")? {
+        "constant" => Growth::Constant,
+        "linear" => Growth::Linear(base),
+        "exponential" => Growth::Exponential(2.0),
+        other => return Err(unknown(&other)),
+    };
+    let drawn = !case.given.value("uniform")?.is_null();
+    same("a draw", &drawn, &case.given.flag("jitter")?)?;
+    let (jitter, chance) = if drawn {
+        (Jitter::Symmetric(25), Chance::Uniform(case.given.number("uniform")?))
+    } else {
+        (Jitter::None, Chance::Raw(0))
+    };
+    let backoff = Backoff::new(base, Duration::MAX, jitter).growing(growth);
+    let delay = backoff.delay(case.given.small("attempt")? + 1, Duration::ZERO, chance);
+    case.all_close("delay", &[millis(delay)], &[case.expect.number("delay_ms")?])
+}
+
+pub(crate) fn randomized_bounds(case: &Case) -> Outcome {
+    let interval = Duration::from_millis(case.given.whole("interval_ms")?);
+    let percent = (case.given.number("factor")? * 100.0) as u8;
+    let backoff = Backoff::new(interval, Duration::MAX, Jitter::Symmetric(percent)).growing(Growth::Constant);
+    let at = |uniform| millis(backoff.delay(1, Duration::ZERO, Chance::Uniform(uniform)));
+    let bounds = [case.expect.number("min_ms")?, case.expect.number("max_ms")?];
+    case.all_close("bound", &[at(0.0), at(1.0)], &bounds)
 }

@@ -8,12 +8,15 @@
 mod backoff;
 mod case;
 mod circuit;
+mod deadlines;
 mod ewma;
 mod health;
+mod hedging;
 mod outlier;
 mod pick;
 mod pushback;
 mod retry;
+mod throttle;
 mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,14 +35,17 @@ macro_rules! adopted {
 
 #[rustfmt::skip]
 const ADOPTED: &[Adopted] = &adopted! {
-    backoff: full_jitter_mod, lower_bound_jitter, exponential, decorrelated_step, equal_jitter_step, polly_delay_max, aws_upper_bounds;
+    backoff: full_jitter_mod, lower_bound_jitter, exponential, decorrelated_step, equal_jitter_step, polly_delay_max, aws_upper_bounds, linear, grpc_retry_delay, linkerd_backoff, polly_delay, randomized_bounds;
     circuit: cb_trace, cb_count_window, cb_threshold, consecutive_accrual, linkerd_unified_rule;
+    deadlines: grpc_timeout_decode, grpc_timeout_encode_truncate;
     ewma: ema, ewma_linkerd, peak_ewma_load, peak_ewma_trace, peak_ewma_property, load_bias;
     health: hc_trace, hc_jitter;
     outlier: sr_threshold, sweep, ejection_cap, consecutive, ejection_timeline, ejection_durations, ejection_jitter, grpc_ejection_duration, hc_unejects_outlier;
+    hedging: hedge_timeline;
     pick: p2c_distinct;
     pushback: envoy_reset_delay, linkerd_hint;
-    retry: finagle_budget_frozen, finagle_budget_deposits, finagle_budget_validation, finagle_budget_params, leaky_bucket_trace, grpc_retry_unary, per_try_effective;
+    retry: envoy_retry_budget, finagle_budget_frozen, finagle_budget_deposits, finagle_budget_validation, finagle_budget_params, leaky_bucket_trace, grpc_retry_unary, per_try_effective;
+    throttle: grpc_throttle_ops, grpc_throttle_rpc_trace, grpc_throttle_validation, hedge_throttled;
     windows: time_window, count_window, ring_ratio;
 };
 

@@ -12,7 +12,7 @@ use tower::{Layer, Service, ServiceBuilder};
 use tower_mesh_core::{BoxError, EndpointHandle};
 use tower_mesh_discovery::{DiscoveryLayer, FixedList};
 use tower_mesh_test::Stepped;
-use tower_mesh_tests::{Query, breaker, deadline, health, retry};
+use tower_mesh_tests::{Query, breaker, deadline, health, hedge, retry};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -78,6 +78,7 @@ fn the_ready_path_allocates_nothing() {
     assert_eq!(allocations(&Echo), 0, "the floor");
     assert_eq!(allocations(&deadline().layer(Echo)), 0, "deadline");
     assert_eq!(allocations(&retry().layer(Echo)), 0, "retry");
+    assert_eq!(allocations(&hedge().layer(Echo)), 0, "hedge");
     assert_eq!(allocations(&breakers.layer(Echo)), 0, "breaker alone");
     assert_eq!(allocations(&breakers.watching(&endpoint).layer(Echo)), 0, "breaker watching");
     assert_eq!(allocations(&health().guarding(&endpoint).layer(Echo)), 0, "health");

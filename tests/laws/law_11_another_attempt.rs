@@ -10,7 +10,7 @@ use tower_mesh_discovery::NoEndpoints;
 use tower_mesh_retry::error::RetriesExhausted;
 use tower_mesh_retry::{RetryConfig, RetryLayer};
 use tower_mesh_test::{Behaviour, Down, Fleet, Inner, Stepped};
-use tower_mesh_tests::{Query, balance, breaker, circuit_of, deadline, now, retry, seconds, settle};
+use tower_mesh_tests::{Query, balance, breaker, circuit_of, deadline, hedge, now, retry, seconds, settle};
 
 #[tokio::test(start_paused = true)]
 async fn what_was_rejected_is_gone_while_it_waits() {
@@ -99,4 +99,22 @@ async fn a_refusal_counts_in_nobodys_window() {
     assert_eq!((fleet.at("a:1").calls(), circuit.snapshot(now()).counts.total), (0, 0));
     circuit.close(now());
     assert_eq!(circuit.snapshot(now()).counts.total, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hedge_goes_elsewhere_and_what_it_outruns_is_no_failure() {
+    for _ in 0..20 {
+        let (fleet, breakers) = (Fleet::<Query>::new(["slow:1", "good:1"]), breaker());
+        let service = ServiceBuilder::new().layer(deadline()).layer(retry()).layer(hedge());
+        let service = service.service(balance(&fleet, &breakers));
+        settle().await;
+        fleet.set("slow:1", Behaviour::Hanging);
+        for n in 0..10 {
+            assert_eq!(service.clone().oneshot(Query(n)).await.unwrap(), "good:1");
+        }
+        assert_eq!(circuit_of(&breakers, "slow:1").snapshot(now()).counts.total, 0);
+        let lost = fleet.at("slow:1").dropped();
+        assert!(lost.iter().all(|reason| *reason == tower_mesh_core::DropReason::HedgeLost), "{lost:?}");
+        assert!(fleet.violations().is_empty());
+    }
 }

@@ -20,4 +20,5 @@ mod law_13_bounded_state;
 mod law_15_ready_costs_nothing;
 mod mesh;
 mod peers;
+mod policy_in_tower;
 mod together;

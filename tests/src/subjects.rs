@@ -10,7 +10,7 @@ use tower_mesh_core::replay::Idempotent;
 use tower_mesh_core::{BoxError, EndpointHandle};
 use tower_mesh_discovery::{Balance, DiscoveryLayer, FixedList};
 use tower_mesh_health::{HealthConfig, HealthLayer};
-use tower_mesh_retry::{DeadlineConfig, DeadlineLayer, RetryConfig, RetryLayer};
+use tower_mesh_retry::{DeadlineConfig, DeadlineLayer, HedgeConfig, HedgeLayer, RetryConfig, RetryLayer};
 use tower_mesh_test::{Fleet, Inner};
 
 use crate::seconds;
@@ -26,9 +26,10 @@ pub type Subject = BoxCloneSyncService<Query, u64, BoxError>;
 pub type Wrap = fn(&Inner<Query, u64>) -> Subject;
 
 /// Every layer, alone and together. To be applied inside a tokio runtime.
-pub const ALL: [(&str, Wrap); 7] = [
+pub const ALL: [(&str, Wrap); 8] = [
     ("deadline", |inner| Subject::new(deadline().layer(inner.clone()))),
     ("retry", |inner| Subject::new(retry().layer(inner.clone()))),
+    ("hedge", |inner| Subject::new(hedge().layer(inner.clone()))),
     ("breaker alone", |inner| Subject::new(breaker().layer(inner.clone()))),
     ("breaker watching", |inner| {
         let endpoint = EndpointHandle::new("a:1".parse().expect("an address"));
@@ -52,6 +53,12 @@ pub fn deadline() -> DeadlineLayer {
 pub fn retry() -> RetryLayer<ByResult, Idempotent> {
     let config = RetryConfig::builder().jitter(Jitter::None).build();
     RetryLayer::new(config.expect("in range"), ByResult).replay(Idempotent)
+}
+
+/// Another attempt beside the first after five seconds.
+pub fn hedge() -> HedgeLayer<ByResult, Idempotent> {
+    let config = HedgeConfig::builder().delay(seconds(5)).build();
+    HedgeLayer::new(config.expect("in range"), ByResult).replay(Idempotent)
 }
 
 /// Opens after five failures in a row.

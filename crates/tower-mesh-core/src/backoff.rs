@@ -31,7 +31,7 @@ impl Chance {
     }
 }
 
-/// How chance enters a delay, where `cur = min(base · 2^(attempt − 1), max)`.
+/// How chance enters a delay, where `cur` is the delay before it, at most `max`. Shares are in percent; more than 100 is taken as 100.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Jitter {
@@ -44,9 +44,34 @@ pub enum Jitter {
     Equal,
     /// `base` at first, then from the previous delay to three times it, within `max` (AWS).
     Decorrelated,
+    /// `cur`, give or take this share of it (gRPC: 20). It comes after the cap, so that a delay may exceed `max` by as much.
+    Proportional(u8),
+    /// `cur` and up to this share of it on top, within `max` (Linkerd: 50). At `max` there is no room for it, and clients are in step again.
+    Additive(u8),
+    /// `cur`, give or take this share of it, within `max` (Polly: 25; resilience4j: 50).
+    Symmetric(u8),
 }
 
-/// A growing delay: doubling from a base to a largest value, with jitter.
+/// How a delay grows from one failure to the next.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum Growth {
+    /// Not at all: always the base.
+    Constant,
+    /// By this much.
+    Linear(Duration),
+    /// By this factor; less than 1 is taken as 1.
+    Exponential(f64),
+}
+
+impl Default for Growth {
+    /// Twice as long each time.
+    fn default() -> Self {
+        Self::Exponential(2.0)
+    }
+}
+
+/// A growing delay: from a base to a largest value, doubling unless told otherwise, with jitter.
 ///
 /// ```
 /// use std::time::Duration;
@@ -55,17 +80,24 @@ pub enum Jitter {
 /// let delay = backoff.delay(3, Duration::ZERO, Chance::Uniform(0.5));
 /// assert_eq!(delay, Duration::from_millis(50));
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Backoff {
     base: Duration,
     max: Duration,
     jitter: Jitter,
+    growth: Growth,
 }
 
 impl Backoff {
     /// Doubling from `base` to at most `max`. A `max` below `base` lowers the base.
     pub const fn new(base: Duration, max: Duration, jitter: Jitter) -> Self {
-        Self { base, max, jitter }
+        Self { base, max, jitter, growth: Growth::Exponential(2.0) }
+    }
+
+    /// The same, growing in another way.
+    pub const fn growing(mut self, growth: Growth) -> Self {
+        self.growth = growth;
+        self
     }
 
     /// The first delay, before jitter.
@@ -83,11 +115,27 @@ impl Backoff {
         self.jitter
     }
 
-    /// The delay before jitter: `min(base · 2^(attempt − 1), max)`, for attempts from 1. Saturates, never overflows.
+    /// How it grows.
+    pub const fn growth(&self) -> Growth {
+        self.growth
+    }
+
+    /// The delay before jitter, for attempts from 1: `min(base · 2^(attempt − 1), max)` if it doubles. Saturates, never overflows.
     pub fn ceiling(&self, attempt: u32) -> Duration {
-        let factor = 1_u64.checked_shl(attempt.saturating_sub(1)).unwrap_or(u64::MAX);
-        let ns = nanos(self.base).saturating_mul(factor).min(nanos(self.max));
-        Duration::from_nanos(ns)
+        let steps = attempt.saturating_sub(1);
+        let base = nanos(self.base);
+        let ns = match self.growth {
+            Growth::Constant => base,
+            Growth::Linear(step) => base.saturating_add(nanos(step).saturating_mul(u64::from(steps))),
+            Growth::Exponential(2.0) => base.saturating_mul(1_u64.checked_shl(steps).unwrap_or(u64::MAX)),
+            // A float that is too large for an integer becomes the largest one; zero stays zero, however often it is multiplied.
+            Growth::Exponential(_) if base == 0 => 0,
+            Growth::Exponential(factor) => {
+                let power = i32::try_from(steps).unwrap_or(i32::MAX);
+                (base as f64 * factor.max(1.0).powi(power)) as u64
+            }
+        };
+        Duration::from_nanos(ns.min(nanos(self.max)))
     }
 
     /// The delay after failure number `attempt` (from 1). `previous` is what this gave the time before; only decorrelated jitter looks at it.
@@ -107,8 +155,26 @@ impl Backoff {
                 let from = if previous >= self.max { self.base.min(self.max) } else { previous };
                 from + widest.saturating_sub(from).mul_f64(chance.uniform())
             }
+            Jitter::Proportional(percent) => either_way(ceiling, percent, chance),
+            Jitter::Symmetric(percent) => either_way(ceiling, percent, chance).min(self.max),
+            Jitter::Additive(percent) => {
+                let most = share(ceiling, percent);
+                ceiling.saturating_add(most.mul_f64(chance.uniform())).min(self.max)
+            }
         }
     }
+}
+
+/// `percent` of `delay`.
+fn share(delay: Duration, percent: u8) -> Duration {
+    // In nanoseconds of 64 bits, in which every delay here fits: no overflow.
+    Duration::from_nanos((u128::from(nanos(delay)) * u128::from(percent.min(100)) / 100) as u64)
+}
+
+/// `delay`, give or take `percent` of it.
+fn either_way(delay: Duration, percent: u8, chance: Chance) -> Duration {
+    let share = share(delay, percent);
+    (delay - share).saturating_add(share.mul_f64(2.0 * chance.uniform()))
 }
 
 #[cfg(test)]
@@ -127,7 +193,8 @@ mod tests {
 
     #[test]
     fn nothing_is_in_step_at_the_maximum() {
-        for jitter in [Jitter::Full, Jitter::Equal, Jitter::Decorrelated] {
+        let jitters = [Jitter::Full, Jitter::Equal, Jitter::Decorrelated, Jitter::Symmetric(25)];
+        for jitter in jitters {
             let backoff = Backoff::new(MS, 8 * MS, jitter);
             let low = backoff.delay(30, 8 * MS, Chance::Uniform(0.1));
             let high = backoff.delay(30, 8 * MS, Chance::Uniform(0.9));
@@ -139,5 +206,31 @@ mod tests {
     fn a_zero_base_gives_zero_and_does_not_divide_by_it() {
         let backoff = Backoff::new(Duration::ZERO, MS, Jitter::Full);
         assert_eq!(backoff.delay(1, Duration::ZERO, Chance::Raw(7)), Duration::ZERO);
+    }
+
+    #[test]
+    fn every_growth_and_jitter_stays_within_its_bounds_for_any_attempt() {
+        let growths = [
+            Growth::Constant,
+            Growth::Linear(3 * MS),
+            Growth::Linear(Duration::MAX),
+            Growth::Exponential(1.6),
+            Growth::Exponential(0.0),
+            Growth::Exponential(f64::NAN),
+            Growth::Exponential(f64::INFINITY),
+        ];
+        let jitters = [Jitter::Proportional(20), Jitter::Additive(50), Jitter::Symmetric(200)];
+        for (growth, jitter) in growths.into_iter().flat_map(|g| jitters.map(|j| (g, j))) {
+            for (base, max) in [(Duration::ZERO, 90 * MS), (5 * MS, 90 * MS), (MS, Duration::MAX)] {
+                let backoff = Backoff::new(base, max, jitter).growing(growth);
+                for attempt in [1, 2, 3, 100, u32::MAX] {
+                    let delay = backoff.delay(attempt, Duration::ZERO, Chance::Uniform(0.999));
+                    let most =
+                        if jitter == Jitter::Proportional(20) { max.saturating_mul(6) / 5 } else { max };
+                    assert!(delay <= most, "{growth:?} {jitter:?} {attempt}: {delay:?}");
+                    assert!(delay >= backoff.ceiling(attempt).min(base), "{growth:?} {jitter:?} {attempt}");
+                }
+            }
+        }
     }
 }

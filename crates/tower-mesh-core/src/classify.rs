@@ -37,6 +37,8 @@ pub enum Origin {
 pub enum Retry {
     /// No.
     Never,
+    /// No, because the server says so: it could otherwise be (gRPC's negative pushback, a marker of a callee that has tried again itself).
+    Forbidden,
     /// Yes if doing it twice does no harm: the server may have acted on it.
     IfIdempotent,
     /// Yes: it certainly was not acted on.
@@ -73,6 +75,11 @@ impl Verdict {
     pub const fn with_wait(mut self, wait: Option<Duration>) -> Self {
         self.wait = wait;
         self
+    }
+
+    /// Whether nothing more is to be tried, whatever the request is.
+    pub const fn is_final(&self) -> bool {
+        matches!(self.retry, Retry::Never | Retry::Forbidden)
     }
 
     /// Whether it counts as a failure, whatever its origin.

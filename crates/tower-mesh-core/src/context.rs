@@ -37,8 +37,20 @@ struct Facts {
     operation: Option<Operation>,
     drop_reason: Option<DropReason>,
     deadline_kept: bool,
-    /// Set while it stands in [`CURRENT`].
-    lent: bool,
+    gave_up: bool,
+    /// It is that of work which makes calls, not of a call.
+    around_calls: bool,
+    lent: Lending,
+}
+
+/// Whether a context stands in [`CURRENT`], and as what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lending {
+    No,
+    /// To the layers of its call.
+    ToCall,
+    /// To work that makes calls, each of which begins a context of its own.
+    AroundCalls,
 }
 
 thread_local! {
@@ -56,7 +68,9 @@ impl CallContext {
         hash_key: None,
         operation: None,
         tried: Tried { keys: [0; Tried::MAX] },
-        lent: false,
+        gave_up: false,
+        around_calls: false,
+        lent: Lending::No,
     });
 
     /// A context of which nothing is known yet.
@@ -64,14 +78,27 @@ impl CallContext {
         Self::EMPTY
     }
 
+    /// A context for work that makes calls, such as a server's handler. Lent while that work is polled, its deadline and hash key become those of every call
+    /// made there; nothing else is shared, since the calls are different ones, and to [`with`](Self::with) it is as if nothing were lent.
+    pub fn around_calls() -> Self {
+        Self(Facts { around_calls: true, ..Self::EMPTY.0 })
+    }
+
     /// A context for a part of the call whose context is lent now: its deadline, operation and hash key are taken over, and so is the
-    /// clock reading. Without one, a new one.
+    /// clock reading. Without one, a new one, under the deadline of the work [around](Self::around_calls) it if there is any.
     pub fn inherit() -> Self {
-        Self::with(|call| {
+        Self::with_any(|call| {
             let Facts { started, deadline, hash_key, operation, .. } = call.0;
             Self(Facts { started, deadline, hash_key, operation, ..Self::EMPTY.0 })
         })
         .unwrap_or(Self::EMPTY)
+    }
+
+    /// A context for an attempt of the same call that runs beside this one: its deadline, operation and hash key, and the endpoints tried so far, but
+    /// clock readings of its own.
+    pub fn beside(&self) -> Self {
+        let Facts { deadline, hash_key, operation, tried, .. } = self.0;
+        Self(Facts { deadline, hash_key, operation, tried, ..Self::EMPTY.0 })
     }
 
     /// Gives the operation its name, for policies and reports.
@@ -110,18 +137,21 @@ impl CallContext {
                         self.owner.0 = current.0;
                         match self.outer {
                             Some(outer) => current.0 = outer,
-                            None => current.0.lent = false,
+                            None => current.0.lent = Lending::No,
                         }
                     }
                 });
-                self.owner.0.lent = false;
+                self.owner.0.lent = Lending::No;
+                if self.owner.0.gave_up {
+                    CallContext::tell_gave_up();
+                }
             }
         }
-        self.0.lent = true;
+        self.0.lent = if self.0.around_calls { Lending::AroundCalls } else { Lending::ToCall };
         // Fails only while the thread is being torn down: then nothing is lent, and nothing comes back.
         let outer = CURRENT.try_with(|current| {
             let mut current = current.try_borrow_mut().ok()?;
-            let outer = current.0.lent.then_some(current.0);
+            let outer = (current.0.lent != Lending::No).then_some(current.0);
             current.0 = self.0;
             outer
         });
@@ -143,11 +173,32 @@ impl CallContext {
     pub fn with<R>(f: impl FnOnce(&mut CallContext) -> R) -> Option<R> {
         CURRENT
             .try_with(|current| match current.try_borrow_mut() {
-                Ok(mut call) if call.0.lent => Some(f(&mut call)),
+                Ok(mut call) if call.0.lent == Lending::ToCall => Some(f(&mut call)),
                 _ => None,
             })
             .ok()
             .flatten()
+    }
+
+    /// As [`with`](Self::with), for that of a call or of work that makes calls.
+    fn with_any<R>(f: impl FnOnce(&mut CallContext) -> R) -> Option<R> {
+        CURRENT
+            .try_with(|current| match current.try_borrow_mut() {
+                Ok(mut call) if call.0.lent != Lending::No => Some(f(&mut call)),
+                _ => None,
+            })
+            .ok()
+            .flatten()
+    }
+
+    /// Tells all contexts outside that a call was tried as often as it may be, in vain: to try what failed by that again multiplies the attempts.
+    pub fn tell_gave_up() {
+        Self::with_any(|call| call.0.gave_up = true);
+    }
+
+    /// Whether a call made inside was tried as often as it may be, in vain.
+    pub fn gave_up(&self) -> bool {
+        self.0.gave_up
     }
 
     /// Why the part of a call that started at `started` is being dropped right now: [`DropReason::CallerGone`] unless the context of that
@@ -187,6 +238,11 @@ impl CallContext {
     /// Begins another attempt: the clock readings of the last one are void, the endpoints tried stay.
     pub fn next_attempt(&mut self) {
         self.0.started = None;
+        self.0.ended = None;
+    }
+
+    /// Forgets when the attempt ended: it goes on, with another part of it.
+    pub fn forget_end(&mut self) {
         self.0.ended = None;
     }
 
@@ -280,7 +336,7 @@ impl CallScope {
     /// Joins the context lent now, or begins one.
     #[inline]
     pub fn join() -> Self {
-        Self(if CallContext::with(|_| ()).is_some() { None } else { Some(CallContext::new()) })
+        Self(if CallContext::with(|_| ()).is_some() { None } else { Some(CallContext::inherit()) })
     }
 
     /// Runs `f` with the context lent.
@@ -388,6 +444,32 @@ mod tests {
         });
         assert!(inner.take_deadline_kept() && !outer.take_deadline_kept());
         assert_eq!((outer.hash_key(), inner.hash_key()), (Some(1), Some(2)));
+    }
+
+    #[test]
+    fn calls_made_by_one_piece_of_work_share_its_deadline_and_nothing_else() {
+        let deadline = instant();
+        let mut work = CallContext::around_calls().with_deadline(deadline);
+        work.lend(|| {
+            assert!(CallContext::with(|_| ()).is_none());
+            let before = CallContext::attempt_started(instant);
+            for _ in 0..2 {
+                let mut call = CallScope::join();
+                assert!(call.is_outermost());
+                assert_eq!(
+                    call.with(|call| (call.deadline(), call.tried().is_empty())),
+                    Some((Some(deadline), true))
+                );
+                let started = call.run(|| CallContext::attempt_started(|| before + Duration::from_nanos(1)));
+                assert!(started > before, "no reading is left from another call");
+                call.with(|call| call.add_tried(1));
+            }
+        });
+        assert_eq!((work.started(), work.gave_up()), (None, false));
+        work.lend(|| CallContext::inherit().lend(|| CallContext::new().lend(CallContext::tell_gave_up)));
+        assert!(work.gave_up(), "through every context between");
+        CallContext::tell_gave_up();
+        assert!(!CallContext::inherit().gave_up());
     }
 
     #[test]

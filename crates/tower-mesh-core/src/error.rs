@@ -87,7 +87,7 @@ impl Judged {
 impl fmt::Display for Judged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.verdict.retry {
-            Retry::Never => "not to be sent again",
+            Retry::Never | Retry::Forbidden => "not to be sent again",
             Retry::IfIdempotent => "may be sent again if it is idempotent",
             Retry::NotProcessed => "was not processed",
         })

@@ -7,7 +7,7 @@ use tower_mesh_core::Classify;
 use tower_mesh_core::classify::{Guard, Verdict};
 
 use crate::body::GuardedBody;
-use crate::policy::{error, grpc, retry_after, status};
+use crate::policy::{chain, error, grpc, retry_after, status};
 
 /// Judges HTTP and gRPC answers and clients' errors, and says which requests may be sent twice.
 ///
@@ -32,16 +32,19 @@ use crate::policy::{error, grpc, retry_after, status};
 /// ```
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
-pub struct Classifier {}
+pub struct Classifier {
+    ignores_retried: bool,
+}
 
-impl<B: Body> Classify<Response<B>> for Classifier {
-    type Response<G: Guard> = Response<GuardedBody<B, G>>;
+impl Classifier {
+    /// Does not honour [`x-mesh-retried`](chain::RETRIED), by which a service says that it has already tried again what failed. By default a failure with that
+    /// header is not sent again.
+    pub const fn ignoring_retried(mut self) -> Self {
+        self.ignores_retried = true;
+        self
+    }
 
-    fn head(&self, result: Result<&Response<B>, &(dyn Error + 'static)>) -> Verdict {
-        let response = match result {
-            Ok(response) => response,
-            Err(error) => return error::verdict(error),
-        };
+    fn of_response<B>(response: &Response<B>) -> Verdict {
         if grpc::is_grpc(response.headers())
             && let Some(verdict) = grpc::at_head(response.status(), response.headers())
         {
@@ -54,6 +57,19 @@ impl<B: Body> Classify<Response<B>> for Classifier {
             _ => None,
         };
         status::verdict(response.status(), wait)
+    }
+}
+
+impl<B: Body> Classify<Response<B>> for Classifier {
+    type Response<G: Guard> = Response<GuardedBody<B, G>>;
+
+    fn head(&self, result: Result<&Response<B>, &(dyn Error + 'static)>) -> Verdict {
+        let response = match result {
+            Ok(response) => response,
+            Err(error) => return error::verdict(error),
+        };
+        let verdict = Self::of_response(response);
+        if self.ignores_retried { verdict } else { chain::stop(verdict, response.headers()) }
     }
 
     fn attach<G: Guard>(&self, response: Response<B>, verdict: Verdict, guard: G) -> Self::Response<G> {

@@ -3,6 +3,10 @@
 mod authority;
 mod body;
 mod classifier;
+mod clock;
+mod idle;
+mod incoming;
+mod outgoing;
 pub mod policy;
 pub mod probe;
 mod replay;
@@ -10,3 +14,6 @@ mod replay;
 pub use authority::{Authority, InvalidAddress, Rewrite, RewriteFuture};
 pub use body::GuardedBody;
 pub use classifier::Classifier;
+pub use idle::{IdleBody, IdleFuture, IdleTimedOut, IdleTimeout, IdleTimeoutLayer};
+pub use incoming::{Incoming, IncomingFuture, IncomingLayer};
+pub use outgoing::{NoTimeLeft, Outgoing, OutgoingFuture, OutgoingLayer};

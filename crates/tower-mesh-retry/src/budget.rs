@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::Duration;
 
 use tower_mesh_core::Tick;
+use tower_mesh_core::classify::{Outcome, Retry, Verdict};
 use tower_mesh_core::sharded::{own_shard, shard_count};
 
 use crate::config::BudgetConfig;
-use crate::policy::budget::{LeakyBucket, Stripe, Units, slice_length};
+use crate::policy::budget::{LeakyBucket, Stripe, Units, concurrency_limit, slice_length};
+use crate::policy::throttle::Throttle;
 
 /// A budget for retries that grows with the traffic: Finagle's token bucket, with Envoy's floor of concurrent retries.
 ///
@@ -43,8 +45,12 @@ struct Shared {
     slices: Slices,
     /// Grows only under the lock.
     in_flight: AtomicU32,
+    /// Calls under way; counted only if their number matters.
+    active: AtomicU32,
     granted: AtomicU64,
     denied: AtomicU64,
+    throttled: AtomicU64,
+    throttle: Option<Throttle>,
 }
 
 /// The slice under way as those see it who take no lock; written under it.
@@ -76,8 +82,11 @@ impl RetryBudget {
                 number: AtomicU64::new(0),
             },
             in_flight: AtomicU32::new(0),
+            active: AtomicU32::new(0),
             granted: AtomicU64::new(0),
             denied: AtomicU64::new(0),
+            throttled: AtomicU64::new(0),
+            throttle: config.max_tokens().map(|max| Throttle::new(max, config.token_ratio())),
         }))
     }
 
@@ -95,19 +104,68 @@ impl RetryBudget {
 
     /// Takes what one retry costs, if it is there. The retry is under way until the permit is dropped; what it cost stays taken.
     pub fn withdraw(&self, now: Tick) -> Option<RetryPermit> {
+        self.try_withdraw(now).ok()
+    }
+
+    /// As [`withdraw`](Self::withdraw), but says why not.
+    ///
+    /// # Errors
+    /// When the failure throttle stands in the way, which is asked first, or when there is not enough.
+    pub fn try_withdraw(&self, now: Tick) -> Result<RetryPermit, Denied> {
         let shared = &*self.0;
+        if shared.throttle.as_ref().is_some_and(|throttle| !throttle.allows()) {
+            shared.throttled.fetch_add(1, Ordering::Relaxed);
+            return Err(Denied::Throttled);
+        }
         let mut withdrawals = shared.withdrawals();
-        let slice = shared.slices.roll(&mut withdrawals, now);
-        let deposited = shared.deposited(slice);
-        let allowed = withdrawals.try_get(now, shared.units.withdrawal, deposited)
-            || shared.in_flight.load(Ordering::Relaxed) < shared.config.min_concurrency();
+        let in_flight = shared.in_flight.load(Ordering::Relaxed);
+        let allowed = match shared.concurrency_limit() {
+            Some(limit) => in_flight < limit,
+            None => {
+                let slice = shared.slices.roll(&mut withdrawals, now);
+                let deposited = shared.deposited(slice);
+                withdrawals.try_get(now, shared.units.withdrawal, deposited)
+                    || in_flight < shared.config.min_concurrency()
+            }
+        };
         if allowed {
             shared.in_flight.fetch_add(1, Ordering::Relaxed);
         }
         drop(withdrawals);
         let counter = if allowed { &shared.granted } else { &shared.denied };
         counter.fetch_add(1, Ordering::Relaxed);
-        allowed.then(|| RetryPermit(self.clone()))
+        if allowed { Ok(RetryPermit(self.clone())) } else { Err(Denied::Spent) }
+    }
+
+    /// Counts a call as under way until the guard is dropped, if [`active_ratio`](BudgetConfig::active_ratio) makes it matter; none otherwise.
+    #[inline]
+    pub fn enter(&self) -> Option<ActiveCall> {
+        self.0.config.active_ratio().is_some().then(|| {
+            self.0.active.fetch_add(1, Ordering::Relaxed);
+            ActiveCall(self.clone())
+        })
+    }
+
+    /// Tells the failure throttle what an attempt came to; nothing if there is none.
+    ///
+    /// A success brings back [`token_ratio`](BudgetConfig::token_ratio), and so does an answer whose head gives no judgement. A failure that may be sent again if
+    /// that does no harm, or that the server forbids to send again, takes a token. What was certainly not processed takes none, and neither does a
+    /// failure that no other attempt cures.
+    #[inline]
+    pub fn judged(&self, verdict: Verdict) {
+        if let Some(throttle) = &self.0.throttle {
+            match (verdict.outcome, verdict.retry) {
+                (Outcome::Success | Outcome::Undecided, _) => throttle.succeeded(),
+                (Outcome::Failure(_), Retry::IfIdempotent | Retry::Forbidden) => throttle.failed(),
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether there is a failure throttle, which wants to be told of every attempt.
+    #[inline]
+    pub(crate) fn is_throttled(&self) -> bool {
+        self.0.throttle.is_some()
     }
 
     /// What there is now.
@@ -116,12 +174,18 @@ impl RetryBudget {
         let withdrawals = shared.withdrawals();
         let (slice, withdrawn) = (withdrawals.slice_at(now), withdrawals.balance(now));
         drop(withdrawals);
-        let balance = withdrawn.saturating_add(shared.deposited(slice));
+        let in_flight = shared.in_flight.load(Ordering::Relaxed);
+        let balance = match shared.concurrency_limit() {
+            Some(limit) => u64::from(limit.saturating_sub(in_flight)),
+            None => shared.units.retries(withdrawn.saturating_add(shared.deposited(slice))),
+        };
         BudgetSnapshot {
-            balance: shared.units.retries(balance),
-            in_flight: shared.in_flight.load(Ordering::Relaxed),
+            balance,
+            in_flight,
             granted: shared.granted.load(Ordering::Relaxed),
             denied: shared.denied.load(Ordering::Relaxed),
+            throttled: shared.throttled.load(Ordering::Relaxed),
+            milli_tokens: shared.throttle.as_ref().map(Throttle::milli_tokens),
         }
     }
 }
@@ -142,6 +206,13 @@ impl Shared {
             }
         }
         self.slices.number.load(Ordering::Relaxed)
+    }
+
+    /// How many retries may be under way, if that is what counts.
+    fn concurrency_limit(&self) -> Option<u32> {
+        let active = self.active.load(Ordering::Relaxed);
+        let least = self.config.min_concurrency();
+        self.config.active_ratio().map(|ratio| concurrency_limit(ratio, active, least))
     }
 
     fn withdrawals(&self) -> MutexGuard<'_, LeakyBucket> {
@@ -200,8 +271,33 @@ pub struct BudgetSnapshot {
     pub in_flight: u32,
     /// Retries allowed since the start.
     pub granted: u64,
-    /// Retries refused since the start.
+    /// Retries refused since the start because the budget was spent.
     pub denied: u64,
+    /// Retries refused since the start by the failure throttle.
+    pub throttled: u64,
+    /// What the failure throttle has left, in thousandths of a token; none if there is none.
+    pub milli_tokens: Option<u32>,
+}
+
+/// Why a [`RetryBudget`] gives nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Denied {
+    /// It is spent.
+    Spent,
+    /// Too much has failed lately: see [`BudgetConfig::max_tokens`].
+    Throttled,
+}
+
+/// A call that is under way. Given by [`RetryBudget::enter`].
+#[derive(Debug)]
+#[must_use = "dropped at once it does not count as under way"]
+pub struct ActiveCall(RetryBudget);
+
+impl Drop for ActiveCall {
+    fn drop(&mut self) {
+        self.0.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A retry that is under way. Given by [`RetryBudget::withdraw`].

@@ -8,7 +8,9 @@ use tower_mesh_core::BoxError;
 use tower_mesh_core::classify::{Origin, Retry, Verdict};
 use tower_mesh_core::error::Judged;
 
+use crate::budget::BudgetSnapshot;
 pub use crate::policy::decision::StopReason;
+pub use crate::policy::reason::FailureReason;
 
 /// An attempt took longer than one attempt may. Another may follow, if doing the request twice does no harm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,20 +102,62 @@ impl Error for NotReady {
 /// retries do not multiply.
 #[derive(Debug)]
 pub struct RetriesExhausted {
-    attempts: u32,
+    attempts: Vec<Attempt>,
     reason: StopReason,
+    budget: BudgetSnapshot,
     judged: Judged,
 }
 
+/// One of the attempts of a call that was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attempt {
+    pub(crate) reason: FailureReason,
+    pub(crate) after: Duration,
+    pub(crate) endpoint: Option<u32>,
+}
+
+impl Attempt {
+    /// Why it failed.
+    pub const fn reason(&self) -> FailureReason {
+        self.reason
+    }
+
+    /// The wait before it; zero for the first.
+    pub const fn after(&self) -> Duration {
+        self.after
+    }
+
+    /// The [key](tower_mesh_core::EndpointHandle::key) of the endpoint it went to, if a load balancer told. Of a hedged attempt the latest.
+    pub const fn endpoint(&self) -> Option<u32> {
+        self.endpoint
+    }
+}
+
 impl RetriesExhausted {
-    pub(crate) fn new(attempts: u32, reason: StopReason, last: Verdict, error: BoxError) -> Self {
+    pub(crate) fn new(
+        attempts: Vec<Attempt>,
+        reason: StopReason,
+        budget: BudgetSnapshot,
+        last: Verdict,
+        error: BoxError,
+    ) -> Self {
         let verdict = Verdict { retry: Retry::Never, ..last };
-        Self { attempts, reason, judged: Judged::because(verdict, error) }
+        Self { attempts, reason, budget, judged: Judged::because(verdict, error) }
     }
 
     /// How many attempts there were.
     pub const fn attempts(&self) -> u32 {
-        self.attempts
+        self.attempts.len() as u32
+    }
+
+    /// The attempts, in their order.
+    pub fn history(&self) -> &[Attempt] {
+        &self.attempts
+    }
+
+    /// What the budget held when the call was given up.
+    pub const fn budget(&self) -> &BudgetSnapshot {
+        &self.budget
     }
 
     /// Why there was no other.
@@ -134,8 +178,8 @@ impl RetriesExhausted {
 
 impl fmt::Display for RetriesExhausted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plural = if self.attempts == 1 { "" } else { "s" };
-        write!(f, "gave up after {} attempt{plural}: {}", self.attempts, self.reason)
+        let (attempts, plural) = (self.attempts(), if self.attempts() == 1 { "" } else { "s" });
+        write!(f, "gave up after {attempts} attempt{plural}: {}", self.reason)
     }
 }
 
@@ -157,9 +201,17 @@ mod tests {
         let last =
             Verdict::failure(Origin::Remote, Retry::IfIdempotent).with_wait(Some(Duration::from_secs(9)));
         let cause: BoxError = Box::new(AttemptTimedOut::new(Duration::from_secs(1)));
-        let inner = RetriesExhausted::new(3, StopReason::Attempts, last, cause);
+        let budget = crate::RetryBudget::new(crate::BudgetConfig::default()).snapshot(crate::timer::clock());
+        let attempt = Attempt { reason: FailureReason::Remote, after: Duration::ZERO, endpoint: None };
+        let inner = RetriesExhausted::new(vec![attempt; 3], StopReason::Attempts, budget, last, cause);
         assert_eq!(inner.retry_after(), Some(Duration::from_secs(9)));
-        let outer: BoxError = Box::new(RetriesExhausted::new(2, StopReason::Budget, last, Box::new(inner)));
+        let outer: BoxError = Box::new(RetriesExhausted::new(
+            vec![attempt; 2],
+            StopReason::Budget,
+            budget,
+            last,
+            Box::new(inner),
+        ));
 
         let verdict = judge::<(), _>(&ByResult, Err(&*outer));
         assert_eq!(verdict.retry, Retry::Never);

@@ -9,7 +9,7 @@ use tower_mesh_core::ServiceName;
 use tower_mesh_core::classify::ByResult;
 use tower_mesh_discovery::DiscoveryLayer;
 use tower_mesh_health::HealthLayer;
-use tower_mesh_retry::{DeadlineLayer, RetryBudget, RetryLayer};
+use tower_mesh_retry::{DeadlineLayer, HedgeLayer, RetryBudget, RetryLayer};
 
 use crate::builder::AnyHealth;
 use crate::config::ServiceConfig;
@@ -24,6 +24,7 @@ pub(crate) struct Part {
     pub(crate) breaker: BreakerLayer<ByResult>,
     pub(crate) outliers: Option<Outliers>,
     pub(crate) retry: RetryLayer<ByResult>,
+    pub(crate) hedge: HedgeLayer<ByResult>,
     pub(crate) deadline: DeadlineLayer,
     pub(crate) health: Option<HealthLayer>,
     /// Calls through the layers whose answer is awaited.
@@ -80,13 +81,15 @@ impl Part {
             Some(outliers) => breaker.ejecting(outliers),
             None => breaker,
         };
+        let budget = RetryBudget::new(config.budget);
         Self {
             name,
             required: config.required,
             discovery,
             breaker,
             outliers,
-            retry: RetryLayer::new(config.retry, ByResult).budget(RetryBudget::new(config.budget)),
+            hedge: HedgeLayer::new(config.hedge, ByResult).budget(budget.clone()).counted_outside(),
+            retry: RetryLayer::new(config.retry, ByResult).budget(budget),
             deadline: DeadlineLayer::new(config.deadline),
             health,
             calls: UnderWay::default(),

@@ -13,7 +13,7 @@ use tower_mesh_core::replay::NotIdempotent;
 use tower_mesh_core::{Bind, BoxError, CallContext, EndpointHandle, Operation, ServiceName, Sharded};
 use tower_mesh_discovery::{Balance, NoLayers, PerEndpoint};
 use tower_mesh_health::HealthLayer;
-use tower_mesh_retry::{Deadline, Retry};
+use tower_mesh_retry::{Deadline, Hedge, Retry};
 use tower_service::Service;
 
 pub use tower_mesh_discovery::With;
@@ -36,8 +36,8 @@ pub struct ServiceHandle<P = NoLayers, C = ByResult, R = NotIdempotent> {
     replay: R,
 }
 
-/// The layers that the mesh puts together, outermost first: deadline, retry, balance, and around each endpoint's service a circuit.
-pub type Tower<S, C, R> = Deadline<Retry<Balance<Breaker<S, C>, C>, C, R>>;
+/// The layers that the mesh puts together, outermost first: deadline, retry, hedge, balance, and around each endpoint's service a circuit.
+pub type Tower<S, C, R> = Deadline<Retry<Hedge<Balance<Breaker<S, C>, C>, C, R>, C, R>>;
 
 /// What [`ServiceHandle::bind`] and [`ServiceHandle::connect`] give for endpoint services `S`.
 pub type Connected<S, C, R> = MeshService<Tower<S, C, R>>;
@@ -87,8 +87,9 @@ impl<P, C, R> ServiceHandle<P, C, R> {
             inner: per_endpoint,
         };
         let discovery = part.discovery.clone().bind(bind).endpoint_stack(stack).classify(classifier.clone());
+        let hedge = part.hedge.clone().classify(classifier.clone()).replay(replay.clone());
         let retry = part.retry.clone().classify(classifier).replay(replay);
-        let inner = part.deadline.layer(retry.layer(discovery.layer(client)));
+        let inner = part.deadline.layer(retry.layer(hedge.layer(discovery.layer(client))));
         let gate = Gate { part, lifecycle };
         MeshService { inner, gate: Sharded::new(gate), operation: None }
     }

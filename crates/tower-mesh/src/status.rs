@@ -86,8 +86,12 @@ pub struct RetryStatus {
     pub in_flight: u32,
     /// Retries allowed so far.
     pub granted: u64,
-    /// Retries refused so far.
+    /// Retries refused so far because the budget was spent.
     pub denied: u64,
+    /// Retries refused so far by the failure throttle.
+    pub throttled: u64,
+    /// What the failure throttle has left, in thousandths of a token; none if it is off.
+    pub milli_tokens: Option<u32>,
 }
 
 /// An endpoint at one moment.
@@ -197,6 +201,8 @@ fn service(part: &Part, now: Tick) -> ServiceStatus {
             in_flight: budget.in_flight,
             granted: budget.granted,
             denied: budget.denied,
+            throttled: budget.throttled,
+            milli_tokens: budget.milli_tokens,
         },
     }
 }

@@ -59,7 +59,8 @@ pub fn verdict(code: u32, pushback: Pushback) -> Verdict {
     match pushback {
         Pushback::None => verdict,
         Pushback::After(wait) => verdict.with_wait(Some(wait)),
-        Pushback::DoNotRetry => Verdict { retry: Retry::Never, ..verdict },
+        Pushback::DoNotRetry if verdict.is_final() => verdict,
+        Pushback::DoNotRetry => Verdict { retry: Retry::Forbidden, ..verdict },
     }
 }
 
@@ -169,7 +170,7 @@ mod tests {
         assert_eq!(unavailable(&["0"]).wait, Some(Duration::ZERO));
         for forbidden in [&["-1"][..], &["abc"], &["1", "2"], &[""]] {
             let verdict = unavailable(forbidden);
-            assert_eq!((verdict.retry, verdict.wait), (Retry::Never, None), "{forbidden:?}");
+            assert_eq!((verdict.retry, verdict.wait), (Retry::Forbidden, None), "{forbidden:?}");
             assert!(verdict.is_failure());
         }
         let fine = fields(&[("grpc-status", "0"), ("grpc-retry-pushback-ms", "-1")]);

@@ -7,7 +7,9 @@ use tower_mesh_core::Tick;
 use tower_mesh_core::backoff::Chance;
 use tower_mesh_core::classify::{Outcome, Retry, Verdict};
 
+use crate::budget::Denied;
 use crate::config::RetryConfig;
+use crate::policy::reason::FailureReason;
 
 /// What one call remembers from failure to failure.
 #[derive(Debug, Clone, Copy)]
@@ -16,6 +18,8 @@ pub struct RetryPolicy {
     attempts: u32,
     backoffs: u32,
     last_delay: Duration,
+    /// How many attempts failed for each reason.
+    failures: [u8; FailureReason::COUNT],
 }
 
 /// One failed attempt.
@@ -55,22 +59,41 @@ pub enum StopReason {
     Deadline,
     /// It has been sent as often as it may.
     Attempts,
+    /// It has failed as often as it may for the reason of the last failure.
+    AttemptsForReason,
     /// There is no other copy of the request.
     NotReplayable,
     /// The failure is one that another attempt does not cure.
     NotRetryable,
     /// The server may have acted on the request, and doing it twice does harm.
     NotIdempotent,
-    /// The server asked for a longer wait than is obeyed.
+    /// The server asked for a longer wait than is obeyed, or not to be asked again.
     Pushback,
     /// The budget for retries is spent.
     Budget,
+    /// Too much has failed lately.
+    Throttled,
+}
+
+impl From<Denied> for StopReason {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::Spent => Self::Budget,
+            Denied::Throttled => Self::Throttled,
+        }
+    }
 }
 
 impl RetryPolicy {
     /// The state of a call whose first attempt is under way.
     pub const fn new(config: RetryConfig) -> Self {
-        Self { config, attempts: 1, backoffs: 0, last_delay: Duration::ZERO }
+        Self {
+            config,
+            attempts: 1,
+            backoffs: 0,
+            last_delay: Duration::ZERO,
+            failures: [0; FailureReason::COUNT],
+        }
     }
 
     /// How it is configured.
@@ -104,6 +127,11 @@ impl RetryPolicy {
     /// A server's wait is a lower bound and leaves the exponential state alone; so does a retry at once, which is for a request that
     /// certainly was not acted on and has another endpoint to go to.
     pub fn decide(&mut self, failed: &Failed, replayable: impl FnOnce() -> bool) -> Decision {
+        let reason = FailureReason::of(failed.verdict.outcome);
+        // At most as many as there are attempts, 20.
+        let failures = &mut self.failures[reason as usize];
+        *failures = failures.saturating_add(1);
+        let failures = u32::from(*failures);
         let left = failed.deadline.map(|deadline| deadline.since(failed.now));
         if left.is_some_and(|left| left.is_zero()) {
             return Decision::Stop(StopReason::Deadline);
@@ -111,12 +139,16 @@ impl RetryPolicy {
         if !self.attempts_left() {
             return Decision::Stop(StopReason::Attempts);
         }
+        if self.config.max_failures_for(reason).is_some_and(|most| failures >= most) {
+            return Decision::Stop(StopReason::AttemptsForReason);
+        }
         if !replayable() {
             return Decision::Stop(StopReason::NotReplayable);
         }
         match failed.verdict.retry {
             _ if !may_follow(failed.verdict.outcome) => return Decision::Stop(StopReason::NotRetryable),
             Retry::Never => return Decision::Stop(StopReason::NotRetryable),
+            Retry::Forbidden => return Decision::Stop(StopReason::Pushback),
             Retry::IfIdempotent if !failed.idempotent => return Decision::Stop(StopReason::NotIdempotent),
             Retry::IfIdempotent | Retry::NotProcessed => {}
         }
@@ -161,11 +193,13 @@ impl fmt::Display for StopReason {
         f.write_str(match self {
             Self::Deadline => "not enough time is left",
             Self::Attempts => "no attempts are left",
+            Self::AttemptsForReason => "no attempts are left after failures of this kind",
             Self::NotReplayable => "the request cannot be sent twice",
             Self::NotRetryable => "another attempt would not help",
             Self::NotIdempotent => "the request may have been acted on",
-            Self::Pushback => "the server asked for too long a wait",
+            Self::Pushback => "the server asked not to be tried again so soon",
             Self::Budget => "the retry budget is spent",
+            Self::Throttled => "too much has failed lately",
         })
     }
 }
@@ -214,6 +248,8 @@ mod tests {
         let mut fresh = policy();
         assert_eq!(fresh.decide(&it, || false), Decision::Stop(StopReason::NotReplayable));
         assert_eq!(fresh.decide(&it, || true), Decision::Stop(StopReason::NotRetryable));
+        it.verdict.retry = Retry::Forbidden;
+        assert_eq!(fresh.decide(&it, || true), Decision::Stop(StopReason::Pushback));
         it.verdict.retry = Retry::IfIdempotent;
         assert_eq!(fresh.decide(&it, || true), Decision::Stop(StopReason::NotIdempotent));
         it.idempotent = true;
@@ -222,6 +258,25 @@ mod tests {
         assert_eq!(fresh.decide(&it, || true), Decision::Stop(StopReason::Deadline));
         it.deadline = Some(it.now + 3 * SEC);
         assert_eq!(fresh.decide(&it, || true), Decision::Retry { after: 5 * SEC / 2 });
+    }
+
+    #[test]
+    fn failures_are_counted_by_reason() {
+        let config = RetryConfig::builder().max_attempts(20).max_overloads(1).max_local_failures(2).build();
+        let because = |origin| Failed {
+            verdict: Verdict::failure(origin, Retry::IfIdempotent),
+            ..failed(Retry::Never)
+        };
+        let (local, remote, overload) =
+            (because(Origin::Local), because(Origin::Remote), because(Origin::Overload));
+        let mut policy = RetryPolicy::new(config.unwrap());
+        let stop = Decision::Stop(StopReason::AttemptsForReason);
+        for (it, stops) in
+            [(&remote, false), (&local, false), (&remote, false), (&remote, false), (&local, true)]
+        {
+            assert_eq!(policy.decide(it, || true) == stop, stops);
+        }
+        assert_eq!(policy.decide(&overload, || true), stop, "the first is one too many");
     }
 
     #[test]

@@ -2,4 +2,8 @@
 
 pub(crate) mod budget;
 pub(crate) mod decision;
+pub(crate) mod hedge;
+pub(crate) mod latency;
 pub(crate) mod limit;
+pub(crate) mod reason;
+pub(crate) mod throttle;

@@ -11,8 +11,8 @@ use tower_mesh_core::{BoxError, CallContext, CallScope, Classify, DropReason, Re
 use tower_service::Service;
 
 use super::service::Parts;
-use crate::budget::RetryPermit;
-use crate::error::{AttemptTimedOut, DeadlineExceeded, NotReady, RetriesExhausted};
+use crate::budget::{ActiveCall, RetryBudget, RetryPermit};
+use crate::error::{Attempt, AttemptTimedOut, DeadlineExceeded, FailureReason, NotReady, RetriesExhausted};
 use crate::policy::decision::{Decision, Failed, RetryPolicy, StopReason};
 use crate::policy::limit::Limit;
 use crate::timer::{Timer, clock};
@@ -33,10 +33,11 @@ pin_project! {
         attempt_timeout: Option<Duration>,
         // When the attempt under way began, the wait for readiness included.
         began: Tick,
-        // None if there is no other copy of the request.
+        // None if there is no other copy of the request, and nobody who counts failures.
         again: Option<Again<S, C, R, R::Sent>>,
         // What only a call that has failed once needs; made then.
         retrying: Option<Box<Retrying>>,
+        _active: Option<ActiveCall>,
     }
 }
 
@@ -46,6 +47,10 @@ struct Retrying {
     /// The endpoints tried when the attempt under way began.
     tried_before: Tried,
     permit: Option<RetryPermit>,
+    /// The attempts that have failed.
+    history: Vec<Attempt>,
+    /// The wait before the attempt under way.
+    waited: Duration,
 }
 
 pin_project! {
@@ -85,8 +90,8 @@ pub(super) struct Again<S, C, R, Sent> {
 }
 
 impl<S, C, R, Sent> Again<S, C, R, Sent> {
-    pub(super) fn new(spare: Sent, idempotent: bool, parts: Sharded<Parts<S, C, R>>) -> Self {
-        Self { inner: None, spare: Some(spare), next: None, idempotent, parts }
+    pub(super) fn new(spare: Option<Sent>, idempotent: bool, parts: Sharded<Parts<S, C, R>>) -> Self {
+        Self { inner: None, spare, next: None, idempotent, parts }
     }
 }
 
@@ -103,6 +108,7 @@ where
         deadline: Option<Tick>,
         attempt_timeout: Option<Duration>,
         again: Option<Again<S, C, R, R::Sent>>,
+        active: Option<ActiveCall>,
     ) -> Self {
         Self {
             state: attempt.map_or(State::Expired, |attempt| State::Calling { attempt }),
@@ -113,6 +119,7 @@ where
             began,
             again,
             retrying: None,
+            _active: active,
         }
     }
 }
@@ -247,6 +254,9 @@ where
             Some(again) => judge(&again.parts.classifier, result.as_ref().map_err(|error| &**error)),
             None => return Some(result),
         };
+        if let Some(again) = self.again {
+            again.parts.budget.judged(verdict);
+        }
         let attempts = self.retrying.as_ref().map_or(1, |retrying| retrying.policy.attempts());
         if verdict.retry == MayRetry::Never && (result.is_ok() || attempts == 1) {
             // What is left goes with this future, which its caller drops now: doing it here as well would be done twice.
@@ -267,8 +277,17 @@ where
         let parts = again.parts.clone();
         let retrying = self.retrying.get_or_insert_with(|| {
             let policy = RetryPolicy::new(*parts.config.snapshot());
-            Box::new(Retrying { policy, tried_before: Tried::default(), permit: None })
+            Box::new(Retrying {
+                policy,
+                tried_before: Tried::default(),
+                permit: None,
+                history: Vec::with_capacity(policy.config().max_attempts() as usize),
+                waited: Duration::ZERO,
+            })
         });
+        let went = (tried != retrying.tried_before).then(|| tried.keys().last().copied()).flatten();
+        let reason = FailureReason::of(verdict.outcome);
+        retrying.history.push(Attempt { reason, after: retrying.waited, endpoint: went });
         // The next retry does not compete with this one.
         retrying.permit = None;
         let failed = Failed {
@@ -285,12 +304,22 @@ where
         });
         let after = match decision {
             Decision::Retry { after } => after,
-            Decision::Stop(reason) => return Some(self.give_up(reason, verdict, result)),
+            Decision::Stop(reason) => return Some(self.give_up(reason, &parts.budget, now, verdict, result)),
         };
-        let Some(permit) = parts.budget.withdraw(now) else {
-            return Some(self.give_up(StopReason::Budget, verdict, result));
+        let permit = match parts.budget.try_withdraw(now) {
+            Ok(permit) => permit,
+            Err(denied) => {
+                return Some(self.give_up(denied.into(), &parts.budget, now, verdict, result));
+            }
         };
-        tracing::debug!(attempts = retrying.policy.attempts(), ?after, "sending again");
+        tracing::debug!(
+            attempts = retrying.policy.attempts(),
+            reason = reason.as_str(),
+            endpoint = went,
+            ?after,
+            "sending again"
+        );
+        retrying.waited = after;
         if !retrying.policy.attempts_left_after_next() {
             again.spare = None;
         }
@@ -312,16 +341,27 @@ where
     fn give_up(
         &mut self,
         reason: StopReason,
+        budget: &RetryBudget,
+        now: Tick,
         verdict: Verdict,
         result: Result<S::Response, BoxError>,
     ) -> Result<S::Response, BoxError> {
-        let attempts = self.retrying.as_ref().map_or(1, |retrying| retrying.policy.attempts());
-        tracing::debug!(attempts, %reason, "not sending again");
+        let history =
+            self.retrying.as_mut().map(|retrying| std::mem::take(&mut retrying.history)).unwrap_or_default();
+        let attempts = history.len();
+        let budget = budget.snapshot(now);
+        tracing::debug!(attempts, %reason, balance = budget.balance, "not sending again");
+        if attempts > 1 || verdict.retry == MayRetry::Forbidden {
+            CallContext::tell_gave_up();
+        }
         // After a single attempt only what could have been otherwise is worth telling.
         let told = attempts > 1
-            || matches!(reason, StopReason::Budget | StopReason::Deadline | StopReason::Pushback);
+            || matches!(
+                reason,
+                StopReason::Budget | StopReason::Throttled | StopReason::Deadline | StopReason::Pushback
+            );
         match result {
-            Err(error) if told => Err(RetriesExhausted::new(attempts, reason, verdict, error).into()),
+            Err(error) if told => Err(RetriesExhausted::new(history, reason, budget, verdict, error).into()),
             result => result,
         }
     }
@@ -336,7 +376,7 @@ where
 }
 
 /// Whether the last of the endpoints `tried` is one that had not been tried `before`, so that there may be yet another.
-pub(super) fn is_new(tried: Tried, before: Tried) -> bool {
+pub(crate) fn is_new(tried: Tried, before: Tried) -> bool {
     tried != before && tried.keys().split_last().is_some_and(|(last, earlier)| !earlier.contains(last))
 }
 

@@ -1,6 +1,6 @@
 //! Trying again.
 
-mod future;
+pub(crate) mod future;
 mod layer;
 mod service;
 #[cfg(test)]

@@ -76,14 +76,15 @@ where
         let known = scope.with(|call| (call.deadline(), call.start(clock)));
         let (deadline, now) = known.unwrap_or_else(|| (None, clock()));
         budget.deposit(now);
+        let active = budget.enter();
         let expired = deadline.is_some_and(|deadline| deadline <= now);
         let attempt = (!expired).then(|| scope.run(|| self.inner.call(sent)));
-        let again = spare.map(|spare| {
+        let again = (spare.is_some() || budget.is_throttled()).then(|| {
             // The clone counts on the thread that calls now, and stays; the call takes what was here.
             let clone = self.parts.clone();
             Again::new(spare, idempotent, mem::replace(&mut self.parts, clone))
         });
-        RetryFuture::new(attempt, now, scope, deadline, attempt_timeout, again)
+        RetryFuture::new(attempt, now, scope, deadline, attempt_timeout, again, active)
     }
 }
 

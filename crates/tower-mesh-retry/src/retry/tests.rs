@@ -509,3 +509,104 @@ async fn an_inner_future_that_uses_up_every_turn_times_out_all_the_same() {
     let Poll::Ready(Err(error)) = poll!(&mut call) else { panic!("still pending") };
     assert!(error.is::<AttemptTimedOut>());
 }
+
+fn throttled(max: u32) -> RetryBudget {
+    RetryBudget::new(BudgetConfig::builder().max_tokens(max).token_ratio(0.5).build().unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_too_much_fails_nothing_is_sent_again() {
+    let inner = Inner::<(), ()>::new(|n, ()| async move { down(n) });
+    let layer = layer(exact()).budget(throttled(4));
+    let error = layer.layer(inner.clone()).oneshot(()).await.unwrap_err();
+    assert_eq!(exhausted(&error), (2, StopReason::Throttled), "the second failure left half of the tokens");
+    let left = layer.get_budget().snapshot(clock());
+    assert_eq!((left.milli_tokens, left.throttled, left.denied, left.granted), (Some(2000), 1, 0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_throttle_hears_of_calls_that_cannot_be_sent_twice() {
+    let answers = |n| if n <= 2 { down(n) } else { Ok(()) };
+    let inner = Inner::new(move |n, ()| async move { answers(n) });
+    let layer = layer(exact()).replay(Once).budget(throttled(10));
+    let service = layer.layer(inner);
+    for tokens in [9000, 8000, 8500] {
+        let _ = service.clone().oneshot(()).await;
+        assert_eq!(layer.get_budget().snapshot(clock()).milli_tokens, Some(tokens));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_processed_takes_no_token_and_what_is_forbidden_does() {
+    for (retry, tokens) in [
+        (MayRetry::NotProcessed, 10_000),
+        (MayRetry::Never, 10_000),
+        (MayRetry::Forbidden, 9000),
+        (MayRetry::IfIdempotent, 9000),
+    ] {
+        let inner = Inner::<(), ()>::new(|n, ()| async move { down(n) });
+        let judge = classify::by(move |_: Result<&(), _>| Verdict::failure(Origin::Remote, retry));
+        let config = exact().max_attempts(1).build().unwrap();
+        let layer = RetryLayer::new(config, judge).replay(Idempotent).budget(throttled(10));
+        assert!(layer.layer(inner).oneshot(()).await.is_err());
+        assert_eq!(layer.get_budget().snapshot(clock()).milli_tokens, Some(tokens), "{retry:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_error_tells_of_every_attempt_why_it_failed_when_and_where() {
+    let endpoints = ["a:1", "b:1"].map(|id| EndpointHandle::new(Endpoint::new(id).unwrap()));
+    let keys = endpoints.each_ref().map(|endpoint| endpoint.key());
+    let inner = Inner::<(), ()>::new(move |n, ()| {
+        // The second attempt reaches no balancer.
+        if n != 2 {
+            CallContext::with(|call| call.add_tried(endpoints[n as usize / 2].key()));
+        }
+        async move { if n == 1 { Err(Judged::because(Verdict::REFUSED, Down(n)).into()) } else { down(n) } }
+    });
+    let layer = layer(exact());
+    let error = layer.layer(inner).oneshot(()).await.unwrap_err();
+    let exhausted = error.downcast_ref::<RetriesExhausted>().unwrap();
+    let told: Vec<_> = exhausted
+        .history()
+        .iter()
+        .map(|attempt| (attempt.reason().as_str(), attempt.after(), attempt.endpoint()))
+        .collect();
+    let zero = Duration::ZERO;
+    assert_eq!(
+        told,
+        [("refused", zero, Some(keys[0])), ("local", zero, None), ("local", SEC, Some(keys[1]))]
+    );
+    assert_eq!(exhausted.budget().balance, layer.get_budget().snapshot(clock()).balance);
+}
+
+#[tokio::test(start_paused = true)]
+async fn there_may_be_fewer_attempts_for_one_reason() {
+    let overloaded =
+        classify::by(|_: Result<&(), _>| Verdict::failure(Origin::Overload, MayRetry::IfIdempotent));
+    let inner = Inner::<(), ()>::new(|n, ()| async move { down(n) });
+    let config = exact().max_attempts(5).max_overloads(2).build().unwrap();
+    let layer = RetryLayer::new(config, overloaded).replay(Idempotent);
+    let error = layer.layer(inner.clone()).oneshot(()).await.unwrap_err();
+    assert_eq!(exhausted(&error), (2, StopReason::AttemptsForReason));
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_can_be_a_share_of_the_calls_under_way() {
+    let budget = BudgetConfig::builder().active_ratio(0.2).min_concurrency(1).build().unwrap();
+    let layer = layer(exact()).budget(RetryBudget::new(budget));
+    let inner = Inner::<(), ()>::new(|n, ()| async move { down(n) });
+    let service = layer.layer(inner.clone());
+    let mut calls: Vec<_> = (0..20).map(|_| Box::pin(service.clone().oneshot(()))).collect();
+    // Those that come first find few beside them.
+    let waiting = futures_util::future::poll_fn(|cx| {
+        Poll::Ready(
+            calls.iter_mut().filter_map(|call| call.as_mut().poll(cx).is_pending().then_some(())).count(),
+        )
+    });
+    let waiting = waiting.await;
+    assert_eq!(waiting as u32, layer.get_budget().snapshot(clock()).in_flight);
+    assert!((1..=4).contains(&waiting), "{waiting}");
+    drop(calls);
+    assert_eq!(layer.get_budget().snapshot(clock()).balance, 1, "all of them are gone");
+}

@@ -53,7 +53,7 @@ use tower_mesh_core::error::{InvalidConfig, Mistake};
 use tower_mesh_core::{BoxError, Endpoint, ServiceName};
 use tower_mesh_discovery::DiscoveryConfig;
 use tower_mesh_health::HealthConfig;
-use tower_mesh_retry::{BudgetConfig, DeadlineConfig, RetryConfig};
+use tower_mesh_retry::{BudgetConfig, DeadlineConfig, HedgeConfig, HedgeConfigBuilder, RetryConfig};
 
 use self::strict::Tree;
 
@@ -194,6 +194,7 @@ pub(crate) fn path_of(parent: &str, key: &str) -> String {
 /// | `deadline` | 15 s for the whole call |
 /// | `retry` | 3 attempts, 1 s base delay, 15 s largest delay, full jitter |
 /// | `budget` | 20 % of the traffic, at least 10 retries a second and 3 at a time |
+/// | `hedge` | none: nothing is hedged; with such a table, one hedge unless it says otherwise |
 /// | `breaker` | opens at a failure rate of 0.5, `reset_timeout` 30 s (the layer's own is 5 s) |
 /// | `outlier` | none: no endpoint is ejected for being worse than its peers |
 /// | `health` | none: endpoints are not probed |
@@ -206,6 +207,7 @@ pub struct ServiceConfig {
     pub(crate) deadline: DeadlineConfig,
     pub(crate) retry: RetryConfig,
     pub(crate) budget: BudgetConfig,
+    pub(crate) hedge: HedgeConfig,
     pub(crate) breaker: BreakerConfig,
     pub(crate) outlier: Option<OutlierConfig>,
     pub(crate) health: Option<HealthSettings>,
@@ -245,6 +247,7 @@ impl ServiceConfig {
             deadline: DeadlineConfig::default(),
             retry: RetryConfig::default(),
             budget: BudgetConfig::default(),
+            hedge: Self::hedge_builder().build().expect("the mesh's defaults are right"),
             breaker: Self::breaker_builder().build().expect("the mesh's defaults are right"),
             outlier: None,
             health: None,
@@ -254,6 +257,11 @@ impl ServiceConfig {
     /// The breaker's defaults in a mesh.
     pub(crate) fn breaker_builder() -> tower_mesh_breaker::BreakerConfigBuilder {
         BreakerConfig::builder().reset_timeout(Duration::from_secs(30))
+    }
+
+    /// Hedging's defaults in a mesh: off.
+    pub(crate) fn hedge_builder() -> HedgeConfigBuilder {
+        HedgeConfig::builder().max_hedges(0)
     }
 
     /// Whether [`Mesh::start`](crate::Mesh::start) fails if the service cannot be resolved. Default true.
@@ -283,6 +291,12 @@ impl ServiceConfig {
     /// How much retries may add to the traffic.
     pub fn budget(mut self, config: BudgetConfig) -> Self {
         self.budget = config;
+        self
+    }
+
+    /// When another endpoint is asked beside the first; out of the same budget.
+    pub fn hedge(mut self, config: HedgeConfig) -> Self {
+        self.hedge = config;
         self
     }
 

@@ -11,7 +11,8 @@ use tower_mesh_core::{Endpoint, ServiceName};
 use tower_mesh_discovery::{DiscoveryConfig, DiscoveryConfigBuilder};
 use tower_mesh_health::{HealthConfig, HealthConfigBuilder};
 use tower_mesh_retry::{
-    BudgetConfig, BudgetConfigBuilder, DeadlineConfig, DeadlineConfigBuilder, RetryConfig, RetryConfigBuilder,
+    BudgetConfig, BudgetConfigBuilder, DeadlineConfig, DeadlineConfigBuilder, GrowthKind, HedgeConfig,
+    HedgeConfigBuilder, RetryConfig, RetryConfigBuilder,
 };
 
 use super::read::Table;
@@ -59,6 +60,7 @@ fn read_service(table: &mut Table<'_>, mut policies: Policies) -> ServiceConfig 
     service.deadline = built.deadline;
     service.retry = built.retry;
     service.budget = built.budget;
+    service.hedge = built.hedge;
     service.breaker = built.breaker;
     service.outlier = policies.ejecting.then_some(built.outlier);
     service.health =
@@ -102,6 +104,8 @@ struct Policies {
     deadline: DeadlineConfigBuilder,
     retry: RetryConfigBuilder,
     budget: BudgetConfigBuilder,
+    hedge: HedgeConfigBuilder,
+    hedged: bool,
     breaker: BreakerConfigBuilder,
     outlier: OutlierConfigBuilder,
     ejecting: bool,
@@ -116,6 +120,7 @@ struct Built {
     deadline: DeadlineConfig,
     retry: RetryConfig,
     budget: BudgetConfig,
+    hedge: HedgeConfig,
     breaker: BreakerConfig,
     outlier: OutlierConfig,
     health: HealthConfig,
@@ -128,6 +133,8 @@ impl Default for Policies {
             deadline: DeadlineConfig::builder(),
             retry: RetryConfig::builder(),
             budget: BudgetConfig::builder(),
+            hedge: ServiceConfig::hedge_builder(),
+            hedged: false,
             breaker: ServiceConfig::breaker_builder(),
             outlier: OutlierConfig::builder(),
             ejecting: false,
@@ -178,8 +185,12 @@ impl Policies {
         table.absorb(part);
 
         let mut part = table.table("retry");
-        set!(self.retry, part, max_attempts: count, base_delay: duration, max_delay: duration,
-            attempt_timeout: duration, max_wait: duration, ready_timeout: duration);
+        set!(self.retry, part, max_attempts: count, max_local_failures: count, max_remote_failures: count,
+            max_overloads: count, max_refusals: count, base_delay: duration, max_delay: duration,
+            multiplier: number, attempt_timeout: duration, max_wait: duration, ready_timeout: duration);
+        if let Some(growth) = part.word("growth", GROWTHS) {
+            self.retry = self.retry.growth(growth);
+        }
         if let Some(jitter) = part.word("jitter", JITTERS) {
             self.retry = self.retry.jitter(jitter);
         }
@@ -187,8 +198,17 @@ impl Policies {
         table.absorb(part);
 
         let mut part = table.table("budget");
-        set!(self.budget, part, ratio: number, min_per_second: count, ttl: duration, min_concurrency: count);
+        set!(self.budget, part, ratio: number, min_per_second: count, ttl: duration, min_concurrency: count,
+            active_ratio: number, max_tokens: count, token_ratio: number);
         let budget = checked!(part, self.budget, Policies::default().budget);
+        table.absorb(part);
+
+        if table.has("hedge") && !std::mem::replace(&mut self.hedged, true) {
+            self.hedge = HedgeConfig::builder();
+        }
+        let mut part = table.table("hedge");
+        set!(self.hedge, part, max_hedges: count, delay: duration, percentile: number, ready_timeout: duration);
+        let hedge = checked!(part, self.hedge, Policies::default().hedge);
         table.absorb(part);
 
         let mut part = table.table("breaker");
@@ -242,7 +262,7 @@ impl Policies {
         let health = checked!(part, self.health, Policies::default().health);
         table.absorb(part);
 
-        Built { discovery, deadline, retry, budget, breaker, outlier, health }
+        Built { discovery, deadline, retry, budget, hedge, breaker, outlier, health }
     }
 }
 
@@ -251,6 +271,16 @@ const JITTERS: &[(&str, Jitter)] = &[
     ("full", Jitter::Full),
     ("equal", Jitter::Equal),
     ("decorrelated", Jitter::Decorrelated),
+    // The shares are those of the systems that they come from.
+    ("proportional", Jitter::Proportional(20)),
+    ("additive", Jitter::Additive(50)),
+    ("symmetric", Jitter::Symmetric(25)),
+];
+
+const GROWTHS: &[(&str, GrowthKind)] = &[
+    ("constant", GrowthKind::Constant),
+    ("linear", GrowthKind::Linear),
+    ("exponential", GrowthKind::Exponential),
 ];
 
 const DIALECTS: &[(&str, Dialect)] = &[("envoy", Dialect::Envoy), ("grpc", Dialect::Grpc)];
@@ -286,6 +316,12 @@ mod tests {
             max_attempts = 0
             base_delay = "1"
             max_atempts = 3
+            [services.users.budget]
+            max_tokens = 1001
+            active_ratio = 2
+            token_ratio = 0
+            [services.users.hedge]
+            max_hedges = 5
             [services.orders]
             endpoints = []
             [services.orders.breaker]
@@ -306,6 +342,10 @@ mod tests {
             "services.users.retry.max_attempts",
             "services.users.retry.base_delay",
             "services.users.retry.max_atempts",
+            "services.users.budget.active_ratio",
+            "services.users.budget.max_tokens",
+            "services.users.budget.token_ratio",
+            "services.users.hedge.max_hedges",
             "services.orders.endpoints",
             "services.orders.breaker.window_calls",
             "services.\"no name\"",
@@ -313,7 +353,7 @@ mod tests {
         ] {
             assert!(fields.contains(&field), "{field} not in {fields:?}");
         }
-        assert_eq!(fields.len(), 12, "each once: {mistakes:?}");
+        assert_eq!(fields.len(), 16, "each once: {mistakes:?}");
     }
 
     #[test]
@@ -330,10 +370,15 @@ mod tests {
             required = false
             [services.b.retry]
             max_attempts = 2
-            jitter = "equal"
+            jitter = "proportional"
+            growth = "linear"
+            max_overloads = 1
+            multiplier = 3
             [services.b.breaker]
             open_delay = "as-asked"
             ramp = "20s"
+            [services.b.hedge]
+            percentile = 0.95
             [services.b.health]
             path = "/healthz"
             interval = "250ms"
@@ -344,6 +389,9 @@ mod tests {
         let (a, b) = (service("a"), service("b"));
         assert_eq!((a.retry.max_attempts(), a.retry.base_delay()), (5, Duration::from_millis(20)));
         assert_eq!((b.retry.max_attempts(), b.retry.base_delay()), (2, Duration::from_millis(20)));
+        assert_eq!((b.retry.growth(), b.retry.jitter()), (GrowthKind::Linear, Jitter::Proportional(20)));
+        assert_eq!((a.retry.max_overloads(), b.retry.max_overloads()), (None, Some(1)));
+        assert_eq!((a.retry.multiplier(), b.retry.multiplier()), (2.0, 3.0));
         assert_eq!(
             (a.breaker.reset_timeout(), a.deadline.timeout()),
             (Duration::from_secs(30), Some(Duration::from_secs(15)))
@@ -351,6 +399,8 @@ mod tests {
         assert_eq!((a.breaker.open_delay(), a.breaker.ramp()), (OpenDelay::Growing, Duration::ZERO));
         assert_eq!((b.breaker.open_delay(), b.breaker.ramp()), (OpenDelay::AsAsked, Duration::from_secs(20)));
         assert!(a.health.is_none() && !b.required);
+        assert_eq!((a.hedge.max_hedges(), b.hedge.max_hedges()), (0, 1));
+        assert_eq!(b.hedge.percentile(), Some(0.95));
         let health = b.health.as_ref().unwrap();
         assert_eq!(
             (health.path.as_deref(), health.config.interval()),

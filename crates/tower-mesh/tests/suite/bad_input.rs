@@ -54,7 +54,7 @@ fn mistakes(toml: &str) -> Vec<Told> {
 }
 
 const SERVICE_FIELDS: &str =
-    "breaker, budget, deadline, discovery, endpoints, health, outlier, required, resolver, retry";
+    "breaker, budget, deadline, discovery, endpoints, health, hedge, outlier, required, resolver, retry";
 const A_DURATION: &str = "a duration with a unit, such as \"500ms\", \"2s\" or \"1m\"";
 const AN_ADDRESS: &str = "1 to 1024 bytes without blanks or control characters";
 const A_NAME: &str = "1 to 253 ASCII letters, digits and - _ . : / between a letter or digit at each end";
@@ -68,7 +68,7 @@ fn wrong_services() -> Vec<(&'static str, Vec<Told>)> {
             &[(
                 "retry.max_atempts",
                 "an unknown field",
-                "attempt_timeout, base_delay, jitter, max_attempts, max_delay, max_wait, ready_timeout",
+                "attempt_timeout, base_delay, growth, jitter, max_attempts, max_delay, max_local_failures, max_overloads, max_refusals, max_remote_failures, max_wait, multiplier, ready_timeout",
             )],
         ),
         (
@@ -90,7 +90,11 @@ fn wrong_services() -> Vec<(&'static str, Vec<Told>)> {
         ("resolver = \"dns\"\ndeadline.timeout = \"5\"", &[("deadline.timeout", "\"5\"", A_DURATION)]),
         (
             "resolver = \"dns\"\nretry.jitter = \"some\"",
-            &[("retry.jitter", "\"some\"", "\"none\", \"full\", \"equal\", \"decorrelated\"")],
+            &[(
+                "retry.jitter",
+                "\"some\"",
+                "\"none\", \"full\", \"equal\", \"decorrelated\", \"proportional\", \"additive\", \"symmetric\"",
+            )],
         ),
         ("resolver = \"dns\"\nrequired = \"yes\"", &[("required", "\"yes\"", "true or false")]),
         ("resolver = \"dns\"\nretry = 3", &[("retry", "3", "a table")]),
@@ -161,7 +165,11 @@ fn each_mistake_outside_the_services_too() {
         ("defaults.budget.ratio = -1", ("defaults.budget.ratio", "-1", "0 to 1000")),
         (
             "defaults.breker.window = \"1s\"",
-            ("defaults.breker", "an unknown field", "breaker, budget, deadline, discovery, health, outlier, retry"),
+            (
+                "defaults.breker",
+                "an unknown field",
+                "breaker, budget, deadline, discovery, health, hedge, outlier, retry",
+            ),
         ),
     ] {
         assert_eq!(mistakes(text), expect(&[expected]), "{text}");

@@ -42,7 +42,7 @@ const ADOPTED: &[Adopted] = &adopted! {
     hedging: hedge_timeline;
     pick: p2c_distinct;
     pushback: envoy_reset_delay, linkerd_hint;
-    retry: finagle_budget_frozen, finagle_budget_deposits, finagle_budget_validation, finagle_budget_params, leaky_bucket_trace, grpc_retry_unary, per_try_effective;
+    retry: envoy_retry_budget, finagle_budget_frozen, finagle_budget_deposits, finagle_budget_validation, finagle_budget_params, leaky_bucket_trace, grpc_retry_unary, per_try_effective;
     throttle: grpc_throttle_ops, grpc_throttle_rpc_trace, grpc_throttle_validation, hedge_throttled;
     windows: time_window, count_window, ring_ratio;
 };

@@ -91,6 +91,23 @@ pub(crate) fn finagle_budget_params(case: &Case) -> Outcome {
     same("initial balance", &balance, &case.expect.whole("initial_balance")?)
 }
 
+/// A share of the calls under way; those that wait for a connection are under way too.
+pub(crate) fn envoy_retry_budget(case: &Case) -> Outcome {
+    let least = case.given.small("min_concurrency")?;
+    let config = BudgetConfig::builder()
+        .active_ratio(case.given.number("budget_percent")? / 100.0)
+        .min_concurrency(least)
+        .build();
+    let budget = RetryBudget::new(config.map_err(|error| error.to_string())?);
+    let calls = case.given.small("active_requests")? + case.given.small("pending_requests")?;
+    let _calls: Vec<_> = (0..calls).map(|_| budget.enter()).collect();
+    same("limit", &budget.snapshot(now()).balance, &case.expect.whole("limit")?)?;
+    let retries = (0..case.given.small("active_retries")?).map(|_| budget.withdraw(now()));
+    let retries: Option<Vec<_>> = retries.collect();
+    same("retries under way", &retries.is_some(), &true)?;
+    same("allowed", &budget.withdraw(now()).is_some(), &case.expect.flag("allowed")?)
+}
+
 pub(crate) fn leaky_bucket_trace(case: &Case) -> Outcome {
     same("slices", &case.given.whole("slices")?, &SLICES)?;
     let reserve = case.given.whole("reserve")? as i64;

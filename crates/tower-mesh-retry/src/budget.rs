@@ -10,7 +10,7 @@ use tower_mesh_core::classify::{Outcome, Retry, Verdict};
 use tower_mesh_core::sharded::thread_number;
 
 use crate::config::BudgetConfig;
-use crate::policy::budget::{LeakyBucket, Stripe, Units, slice_length};
+use crate::policy::budget::{LeakyBucket, Stripe, Units, concurrency_limit, slice_length};
 use crate::policy::throttle::Throttle;
 
 /// A budget for retries that grows with the traffic: Finagle's token bucket, with Envoy's floor of concurrent retries.
@@ -45,6 +45,8 @@ struct Shared {
     slices: Slices,
     /// Grows only under the lock.
     in_flight: AtomicU32,
+    /// Calls under way; counted only if their number matters.
+    active: AtomicU32,
     granted: AtomicU64,
     denied: AtomicU64,
     throttled: AtomicU64,
@@ -81,6 +83,7 @@ impl RetryBudget {
                 number: AtomicU64::new(0),
             },
             in_flight: AtomicU32::new(0),
+            active: AtomicU32::new(0),
             granted: AtomicU64::new(0),
             denied: AtomicU64::new(0),
             throttled: AtomicU64::new(0),
@@ -116,10 +119,16 @@ impl RetryBudget {
             return Err(Denied::Throttled);
         }
         let mut withdrawals = shared.withdrawals();
-        let slice = shared.slices.roll(&mut withdrawals, now);
-        let deposited = shared.deposited(slice);
-        let allowed = withdrawals.try_get(now, shared.units.withdrawal, deposited)
-            || shared.in_flight.load(Ordering::Relaxed) < shared.config.min_concurrency();
+        let in_flight = shared.in_flight.load(Ordering::Relaxed);
+        let allowed = match shared.concurrency_limit() {
+            Some(limit) => in_flight < limit,
+            None => {
+                let slice = shared.slices.roll(&mut withdrawals, now);
+                let deposited = shared.deposited(slice);
+                withdrawals.try_get(now, shared.units.withdrawal, deposited)
+                    || in_flight < shared.config.min_concurrency()
+            }
+        };
         if allowed {
             shared.in_flight.fetch_add(1, Ordering::Relaxed);
         }
@@ -127,6 +136,15 @@ impl RetryBudget {
         let counter = if allowed { &shared.granted } else { &shared.denied };
         counter.fetch_add(1, Ordering::Relaxed);
         if allowed { Ok(RetryPermit(self.clone())) } else { Err(Denied::Spent) }
+    }
+
+    /// Counts a call as under way until the guard is dropped, if [`active_ratio`](BudgetConfig::active_ratio) makes it matter; none otherwise.
+    #[inline]
+    pub fn enter(&self) -> Option<ActiveCall> {
+        self.0.config.active_ratio().is_some().then(|| {
+            self.0.active.fetch_add(1, Ordering::Relaxed);
+            ActiveCall(self.clone())
+        })
     }
 
     /// Tells the failure throttle what an attempt came to; nothing if there is none.
@@ -157,10 +175,14 @@ impl RetryBudget {
         let withdrawals = shared.withdrawals();
         let (slice, withdrawn) = (withdrawals.slice_at(now), withdrawals.balance(now));
         drop(withdrawals);
-        let balance = withdrawn.saturating_add(shared.deposited(slice));
+        let in_flight = shared.in_flight.load(Ordering::Relaxed);
+        let balance = match shared.concurrency_limit() {
+            Some(limit) => u64::from(limit.saturating_sub(in_flight)),
+            None => shared.units.retries(withdrawn.saturating_add(shared.deposited(slice))),
+        };
         BudgetSnapshot {
-            balance: shared.units.retries(balance),
-            in_flight: shared.in_flight.load(Ordering::Relaxed),
+            balance,
+            in_flight,
             granted: shared.granted.load(Ordering::Relaxed),
             denied: shared.denied.load(Ordering::Relaxed),
             throttled: shared.throttled.load(Ordering::Relaxed),
@@ -185,6 +207,13 @@ impl Shared {
             }
         }
         self.slices.number.load(Ordering::Relaxed)
+    }
+
+    /// How many retries may be under way, if that is what counts.
+    fn concurrency_limit(&self) -> Option<u32> {
+        let active = self.active.load(Ordering::Relaxed);
+        let least = self.config.min_concurrency();
+        self.config.active_ratio().map(|ratio| concurrency_limit(ratio, active, least))
     }
 
     fn withdrawals(&self) -> MutexGuard<'_, LeakyBucket> {
@@ -259,6 +288,17 @@ pub enum Denied {
     Spent,
     /// Too much has failed lately: see [`BudgetConfig::max_tokens`].
     Throttled,
+}
+
+/// A call that is under way. Given by [`RetryBudget::enter`].
+#[derive(Debug)]
+#[must_use = "dropped at once it does not count as under way"]
+pub struct ActiveCall(RetryBudget);
+
+impl Drop for ActiveCall {
+    fn drop(&mut self) {
+        self.0.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A retry that is under way. Given by [`RetryBudget::withdraw`].

@@ -315,6 +315,7 @@ pub struct BudgetConfig {
     min_per_second: u32,
     ttl: Duration,
     min_concurrency: u32,
+    active_ratio: Option<f64>,
     max_tokens: Option<u32>,
     token_ratio: f64,
 }
@@ -346,6 +347,13 @@ impl BudgetConfig {
         self.min_concurrency
     }
 
+    /// Retries per call under way (Envoy's retry budget). If it is given, a retry is allowed while fewer are under way than this share of the calls that are,
+    /// rounded down, or than [`min_concurrency`](Self::min_concurrency), and what passed earlier does not count: `ratio`, `min_per_second` and `ttl` are without
+    /// effect. Default none, allowed 0 to 1.
+    pub const fn active_ratio(&self) -> Option<f64> {
+        self.active_ratio
+    }
+
     /// The tokens of the failure throttle (gRFC A6): a failure that could be tried again takes one, and unless more than half are left nothing is sent again,
     /// whatever else the budget allows. Default none, which switches it off; allowed 1 to 1000.
     pub const fn max_tokens(&self) -> Option<u32> {
@@ -365,6 +373,7 @@ impl Default for BudgetConfig {
             min_per_second: 10,
             ttl: Duration::from_secs(10),
             min_concurrency: 3,
+            active_ratio: None,
             max_tokens: None,
             token_ratio: 0.1,
         }
@@ -400,6 +409,12 @@ impl BudgetConfigBuilder {
         self
     }
 
+    /// Sets [`BudgetConfig::active_ratio`].
+    pub fn active_ratio(mut self, ratio: impl Into<Option<f64>>) -> Self {
+        self.0.active_ratio = ratio.into();
+        self
+    }
+
     /// Sets [`BudgetConfig::max_tokens`].
     pub fn max_tokens(mut self, tokens: impl Into<Option<u32>>) -> Self {
         self.0.max_tokens = tokens.into();
@@ -426,6 +441,8 @@ impl BudgetConfigBuilder {
             format_args!("{:?}", config.ttl),
             "1s to 60s",
         );
+        let active = config.active_ratio.unwrap_or(0.0);
+        check.that((0.0..=1.0).contains(&active), "active_ratio", active, "0 to 1, or none");
         let tokens = config.max_tokens.unwrap_or(1);
         check.that((1..=1000).contains(&tokens), "max_tokens", tokens, "1 to 1000, or none");
         check.that(
@@ -646,8 +663,9 @@ mod tests {
         assert!(edge.max_wait(Duration::ZERO).build().is_ok());
 
         let wrong = BudgetConfig::builder().ratio(f64::NAN).ttl(Duration::from_secs(61));
-        let wrong = wrong.max_tokens(0).token_ratio(0.0).build();
-        assert_eq!(fields(&wrong.unwrap_err()), ["ratio", "ttl", "max_tokens", "token_ratio"]);
+        let wrong = wrong.active_ratio(1.1).max_tokens(0).token_ratio(0.0).build();
+        let all = ["ratio", "ttl", "active_ratio", "max_tokens", "token_ratio"];
+        assert_eq!(fields(&wrong.unwrap_err()), all);
         assert!(BudgetConfig::builder().ratio(1000.0).min_per_second(0).build().is_ok());
         let wrong = DeadlineConfig::builder().timeout(Duration::ZERO).build();
         assert_eq!(fields(&wrong.unwrap_err()), ["timeout"]);
@@ -682,6 +700,7 @@ mod tests {
             ("min_per_second", budget.min_per_second().to_string()),
             ("ttl", format!("{:?}", budget.ttl())),
             ("min_concurrency", budget.min_concurrency().to_string()),
+            ("active_ratio", budget.active_ratio().map_or("none".to_owned(), |r| r.to_string())),
             ("max_tokens", limit(budget.max_tokens())),
             ("token_ratio", budget.token_ratio().to_string()),
             ("max_hedges", hedge.max_hedges().to_string()),

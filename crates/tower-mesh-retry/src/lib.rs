@@ -15,7 +15,7 @@ mod timer;
 
 #[cfg(feature = "tower")]
 pub use as_policy::{TowerPolicy, Wait};
-pub use budget::{BudgetSnapshot, Denied, RetryBudget, RetryPermit};
+pub use budget::{ActiveCall, BudgetSnapshot, Denied, RetryBudget, RetryPermit};
 pub use config::{
     BudgetConfig, BudgetConfigBuilder, DeadlineConfig, DeadlineConfigBuilder, GrowthKind, HedgeConfig,
     HedgeConfigBuilder, RetryConfig, RetryConfigBuilder,

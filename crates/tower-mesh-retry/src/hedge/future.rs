@@ -11,7 +11,7 @@ use tower_service::Service;
 
 use super::attempt::Attempt;
 use super::service::Parts;
-use crate::budget::RetryPermit;
+use crate::budget::{ActiveCall, RetryPermit};
 use crate::error::NotReady;
 use crate::policy::decision::StopReason;
 use crate::policy::hedge::{Ended, HedgePolicy};
@@ -61,6 +61,7 @@ where
     out: Vec<Pin<Box<Attempt<S, Sent>>>>,
     /// What the next hedge needs, if it was taken before it starts.
     paid: Option<(RetryPermit, Sent)>,
+    _active: Option<ActiveCall>,
     /// Whether the latency of the first attempt is to be recorded.
     measured: bool,
 }
@@ -78,6 +79,7 @@ where
         policy: HedgePolicy,
         measured: bool,
     ) -> Self {
+        let active = if parts.counted_outside { None } else { parts.budget.enter() };
         Self {
             parts,
             spare,
@@ -89,6 +91,7 @@ where
             out: Vec::new(),
             paid: None,
             measured,
+            _active: active,
         }
     }
 

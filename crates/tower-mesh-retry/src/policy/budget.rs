@@ -43,6 +43,14 @@ impl Units {
     }
 }
 
+/// How many retries may be under way beside `active` calls: the share `ratio` of them, rounded down, and at least `least` (Envoy).
+pub(crate) fn concurrency_limit(ratio: f64, active: u32, least: u32) -> u32 {
+    const SCALE: u64 = 1_000_000;
+    // In whole millionths, so that a fifth of twenty is four.
+    let share = (ratio * SCALE as f64).round() as u64 * u64::from(active) / SCALE;
+    u32::try_from(share).unwrap_or(u32::MAX).max(least)
+}
+
 /// What was put in and taken out during the last [`SLICES`] slices of time, and a reserve.
 ///
 /// A slice may be negative, if more was taken than put in while it lasted; what was taken from the reserve returns when that slice expires. Slices are

@@ -11,7 +11,7 @@ use tower_mesh_core::{BoxError, CallContext, CallScope, Classify, DropReason, Re
 use tower_service::Service;
 
 use super::service::Parts;
-use crate::budget::{RetryBudget, RetryPermit};
+use crate::budget::{ActiveCall, RetryBudget, RetryPermit};
 use crate::error::{Attempt, AttemptTimedOut, DeadlineExceeded, FailureReason, NotReady, RetriesExhausted};
 use crate::policy::decision::{Decision, Failed, RetryPolicy, StopReason};
 use crate::policy::limit::Limit;
@@ -37,6 +37,7 @@ pin_project! {
         again: Option<Again<S, C, R, R::Sent>>,
         // What only a call that has failed once needs; made then.
         retrying: Option<Box<Retrying>>,
+        _active: Option<ActiveCall>,
     }
 }
 
@@ -107,6 +108,7 @@ where
         deadline: Option<Tick>,
         attempt_timeout: Option<Duration>,
         again: Option<Again<S, C, R, R::Sent>>,
+        active: Option<ActiveCall>,
     ) -> Self {
         Self {
             state: attempt.map_or(State::Expired, |attempt| State::Calling { attempt }),
@@ -117,6 +119,7 @@ where
             began,
             again,
             retrying: None,
+            _active: active,
         }
     }
 }

@@ -76,6 +76,7 @@ where
         let known = scope.with(|call| (call.deadline(), call.start(clock)));
         let (deadline, now) = known.unwrap_or_else(|| (None, clock()));
         budget.deposit(now);
+        let active = budget.enter();
         let expired = deadline.is_some_and(|deadline| deadline <= now);
         let attempt = (!expired).then(|| scope.run(|| self.inner.call(sent)));
         let again = (spare.is_some() || budget.is_throttled()).then(|| {
@@ -83,7 +84,7 @@ where
             let clone = self.parts.clone();
             Again::new(spare, idempotent, mem::replace(&mut self.parts, clone))
         });
-        RetryFuture::new(attempt, now, scope, deadline, attempt_timeout, again)
+        RetryFuture::new(attempt, now, scope, deadline, attempt_timeout, again, active)
     }
 }
 

@@ -590,3 +590,23 @@ async fn there_may_be_fewer_attempts_for_one_reason() {
     let error = layer.layer(inner.clone()).oneshot(()).await.unwrap_err();
     assert_eq!(exhausted(&error), (2, StopReason::AttemptsForReason));
 }
+
+#[tokio::test(start_paused = true)]
+async fn retries_can_be_a_share_of_the_calls_under_way() {
+    let budget = BudgetConfig::builder().active_ratio(0.2).min_concurrency(1).build().unwrap();
+    let layer = layer(exact()).budget(RetryBudget::new(budget));
+    let inner = Inner::<(), ()>::new(|n, ()| async move { down(n) });
+    let service = layer.layer(inner.clone());
+    let mut calls: Vec<_> = (0..20).map(|_| Box::pin(service.clone().oneshot(()))).collect();
+    // Those that come first find few beside them.
+    let waiting = futures_util::future::poll_fn(|cx| {
+        Poll::Ready(
+            calls.iter_mut().filter_map(|call| call.as_mut().poll(cx).is_pending().then_some(())).count(),
+        )
+    });
+    let waiting = waiting.await;
+    assert_eq!(waiting as u32, layer.get_budget().snapshot(clock()).in_flight);
+    assert!((1..=4).contains(&waiting), "{waiting}");
+    drop(calls);
+    assert_eq!(layer.get_budget().snapshot(clock()).balance, 1, "all of them are gone");
+}

@@ -172,7 +172,7 @@ impl Policies {
 
         let mut part = table.table("budget");
         set!(self.budget, part, ratio: number, min_per_second: count, ttl: duration, min_concurrency: count,
-            max_tokens: count, token_ratio: number);
+            active_ratio: number, max_tokens: count, token_ratio: number);
         let budget = part.checked(self.budget.build());
         table.absorb(part);
 
@@ -271,6 +271,7 @@ mod tests {
             max_atempts = 3
             [services.users.budget]
             max_tokens = 1001
+            active_ratio = 2
             token_ratio = 0
             [services.users.hedge]
             max_hedges = 5
@@ -294,6 +295,7 @@ mod tests {
             "services.users.retry.max_attempts",
             "services.users.retry.base_delay",
             "services.users.retry.max_atempts",
+            "services.users.budget.active_ratio",
             "services.users.budget.max_tokens",
             "services.users.budget.token_ratio",
             "services.users.hedge.max_hedges",
@@ -304,7 +306,7 @@ mod tests {
         ] {
             assert!(fields.contains(&field), "{field} not in {fields:?}");
         }
-        assert_eq!(fields.len(), 15, "each once: {mistakes:?}");
+        assert_eq!(fields.len(), 16, "each once: {mistakes:?}");
     }
 
     #[test]

@@ -79,8 +79,8 @@ where
         deadline: Option<Tick>,
         policy: HedgePolicy,
         measured: bool,
-        active: Option<ActiveCall>,
     ) -> Self {
+        let active = if parts.counted_outside { None } else { parts.budget.enter() };
         Self {
             parts,
             spare,

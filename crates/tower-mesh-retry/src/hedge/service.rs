@@ -87,16 +87,12 @@ where
         let known = config.percentile().and_then(|percentile| parts.latencies.percentile(now, percentile));
         let delay = known.map_or(config.delay(), |known| known.max(HedgeConfig::MIN_MEASURED_DELAY));
         let measured = config.percentile().is_some();
-        let active = if parts.counted_outside { None } else { parts.budget.enter() };
         let policy = HedgePolicy::new(hedges, delay, now);
         let first = scope.run(|| self.inner.call(sent));
         // The clone counts on the thread that calls now, and stays; the call takes what was here.
         let clone = self.parts.clone();
         let parts = mem::replace(&mut self.parts, clone);
-        HedgeFuture::new(
-            first,
-            Some(Hedging::new(parts, spare, scope, now, deadline, policy, measured, active)),
-        )
+        HedgeFuture::new(first, Some(Hedging::new(parts, spare, scope, now, deadline, policy, measured)))
     }
 }
 

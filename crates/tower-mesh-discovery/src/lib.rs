@@ -4,10 +4,12 @@ mod config;
 mod fixed;
 mod policy;
 
+mod as_discover;
 mod balance;
 mod choosing;
 mod driver;
 mod error;
+mod from_discover;
 mod future;
 mod in_flight;
 mod layer;
@@ -15,11 +17,13 @@ mod members;
 mod set;
 mod status;
 
+pub use as_discover::AsDiscover;
 pub use balance::Balance;
 pub use config::{DiscoveryConfig, DiscoveryConfigBuilder};
 pub use driver::Driver;
 pub use error::{NoEndpoints, NoEndpointsReason, NotDriven, NotReady};
 pub use fixed::{FixedList, InvalidList};
+pub use from_discover::FromDiscover;
 pub use future::BalanceFuture;
 pub use in_flight::InFlight;
 pub use layer::{DiscoveryLayer, NoLayers, PerEndpoint, With};

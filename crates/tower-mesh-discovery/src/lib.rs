@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
 mod config;
+#[cfg(feature = "file")]
+mod file;
 mod fixed;
 mod policy;
 
@@ -22,6 +24,8 @@ pub use balance::Balance;
 pub use config::{DiscoveryConfig, DiscoveryConfigBuilder};
 pub use driver::Driver;
 pub use error::{NoEndpoints, NoEndpointsReason, NotDriven, NotReady};
+#[cfg(feature = "file")]
+pub use file::{FileError, FileList};
 pub use fixed::{FixedList, InvalidList};
 pub use from_discover::FromDiscover;
 pub use future::BalanceFuture;

@@ -165,3 +165,40 @@ async fn an_endpoint_that_stays_keeps_what_was_learned() {
     let of_a = status.endpoints.iter().find(|endpoint| endpoint.id().as_str() == "a:1").unwrap();
     assert_eq!(of_a.endpoint().weight().get(), 9);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_moves_is_called_where_it_is_and_remembered_as_who_it_is() {
+    let at = |address: &str| {
+        let endpoint = address.parse::<tower_mesh_core::Endpoint>().unwrap();
+        endpoint.with_id("pod".parse().unwrap())
+    };
+    let (fleet, breakers) = (Fleet::<Query>::new(["old:1", "new:1"]), breaker());
+    let list = FixedList::new([at("old:1")]).unwrap();
+    let layer = DiscoveryLayer::spawn(&list, "users".parse().unwrap());
+    let (per_endpoint, there) = (breakers.clone(), fleet.clone());
+    let service = layer
+        .clone()
+        .per_endpoint(move |endpoint: &EndpointHandle| per_endpoint.watching(endpoint))
+        .connect(move |endpoint: &EndpointHandle| there.connect(endpoint));
+    assert_eq!(service.clone().oneshot(Query(1)).await.unwrap(), "old:1");
+    let record = layer.status().endpoints[0].clone();
+
+    fleet.set("old:1", Behaviour::Slow(seconds(1)));
+    let mut under_way = Box::pin(service.clone().oneshot(Query(2)));
+    assert!(poll_fn(|cx| Poll::Ready(under_way.as_mut().poll(cx))).await.is_pending());
+    fleet.at("old:1").hold();
+    let mut waiting = Box::pin(service.clone().oneshot(Query(3)));
+    assert!(poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx))).await.is_pending());
+    list.set([at("new:1")]).unwrap();
+    assert_eq!(waiting.await.unwrap(), "new:1", "who waits for the old place is told");
+    assert_eq!(service.clone().oneshot(Query(4)).await.unwrap(), "new:1");
+    assert_eq!(under_way.await.unwrap(), "old:1", "a call under way is left alone");
+
+    let kept = layer.status().endpoints[0].clone();
+    assert_eq!((kept.key(), kept.counts().succeeded), (record.key(), 4));
+    assert_eq!(
+        (breakers.circuits().len(), fleet.violations()),
+        (1, vec![]),
+        "and its circuit is the one it had"
+    );
+}

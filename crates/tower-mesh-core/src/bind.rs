@@ -4,7 +4,7 @@ use crate::handle::EndpointHandle;
 
 /// Makes one endpoint's service out of the user's client `C`.
 ///
-/// Any `Fn(&C, &EndpointHandle) -> S` is one. It runs off the call path, once for each endpoint that appears, and must neither block nor
+/// Any `Fn(&C, &EndpointHandle) -> S` is one. It runs off the call path, once for each endpoint that appears or moves to another address, and must neither block nor
 /// connect: the service it gives connects when it is first used.
 ///
 /// ```

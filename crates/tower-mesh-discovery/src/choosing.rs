@@ -171,14 +171,13 @@ where
         Err(NoEndpoints::new(service.clone(), reason).into())
     }
 
-    /// Gives up waiting for an endpoint that discovery has taken out.
+    /// Gives up waiting for an endpoint that discovery has taken out, or for the address where it was before.
     fn reconsider(&mut self) {
         let this = self.0.as_mut().project();
-        if this
-            .first
-            .as_ref()
-            .is_some_and(|(member, _)| member.handle.availability().contains(Reason::Draining))
-        {
+        let Some((member, _)) = &this.first else { return };
+        let set = this.shared.set.load();
+        let stays = set.members.as_slice().iter().any(|now| now.is_served_as(member));
+        if !stays || member.handle.availability().contains(Reason::Draining) {
             *this.first = None;
         }
     }

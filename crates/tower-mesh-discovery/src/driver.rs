@@ -120,7 +120,7 @@ impl Source {
                     known.updated_at = Some(now);
                     known.last_error = None;
                     // The first answer is a version of its own even when it is empty.
-                    if change.added + change.removed > 0 || known.version == 0 {
+                    if change.is_of_membership() || known.version == 0 {
                         known.version += 1;
                     }
                     let (alive, dead) =
@@ -147,6 +147,7 @@ impl Source {
                     version,
                     added = change.added,
                     removed = change.removed,
+                    moved = change.moved,
                     "endpoints updated"
                 );
                 if change.over > 0 {

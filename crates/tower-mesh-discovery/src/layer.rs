@@ -39,8 +39,13 @@ impl DiscoveryLayer {
         service: ServiceName,
         config: DiscoveryConfig,
     ) -> (Self, Driver<R::Updates>) {
+        Self::over(resolver.resolve(&service), service, config)
+    }
+
+    /// A layer over what `updates` says.
+    pub(crate) fn over<U>(updates: U, service: ServiceName, config: DiscoveryConfig) -> (Self, Driver<U>) {
         let source = Source::new(service, config.max_endpoints());
-        let driver = Driver::new(resolver.resolve(&source.service), &source);
+        let driver = Driver::new(updates, &source);
         let layer = Self {
             source,
             config,

@@ -9,6 +9,8 @@ use tower_mesh_core::{Endpoint, EndpointHandle, EndpointId, Reason, Update};
 #[derive(Debug, Clone)]
 pub(crate) struct Member {
     pub(crate) key: u32,
+    /// How often it has moved: a service made for another address of this record is not this one's.
+    pub(crate) moves: u32,
     pub(crate) handle: EndpointHandle,
 }
 
@@ -21,8 +23,41 @@ pub(crate) struct Members(Arc<Vec<Member>>);
 pub(crate) struct Change {
     pub(crate) added: usize,
     pub(crate) removed: usize,
+    /// Stayed, but at another address.
+    pub(crate) moved: usize,
     /// Announced, but over the bound and left out.
     pub(crate) over: usize,
+}
+
+impl Change {
+    /// Whether services must be made or dropped for it.
+    pub(crate) fn is_of_membership(&self) -> bool {
+        self.added + self.removed + self.moved > 0
+    }
+}
+
+impl Member {
+    fn new(endpoint: Endpoint) -> Self {
+        let handle = EndpointHandle::new(endpoint);
+        Self { key: handle.key(), moves: 0, handle }
+    }
+
+    /// Gives it the attributes of `endpoint`; whether it has moved.
+    fn update(&mut self, endpoint: Endpoint) -> bool {
+        let before = self.handle.endpoint();
+        if *before == endpoint {
+            return false;
+        }
+        let moved = before.address() != endpoint.address();
+        self.handle.update(endpoint);
+        self.moves = self.moves.wrapping_add(moved.into());
+        moved
+    }
+
+    /// Whether a service made for `other` serves this one too.
+    pub(crate) fn is_served_as(&self, other: &Self) -> bool {
+        (self.key, self.moves) == (other.key, other.moves)
+    }
 }
 
 impl Members {
@@ -42,11 +77,11 @@ impl Members {
         let mut next: Vec<Member> = if reset { Vec::new() } else { (*self.0).clone() };
         let known: HashMap<&EndpointId, &Member> =
             self.0.iter().map(|member| (member.handle.id(), member)).collect();
-        let mut placed: HashMap<EndpointId, EndpointHandle> =
-            next.iter().map(|member| (member.handle.id().clone(), member.handle.clone())).collect();
+        let mut placed: HashMap<EndpointId, usize> =
+            next.iter().enumerate().map(|(i, member)| (member.handle.id().clone(), i)).collect();
         for endpoint in announced {
-            if let Some(handle) = placed.get(endpoint.id()) {
-                update_attributes(handle, endpoint);
+            if let Some(&i) = placed.get(endpoint.id()) {
+                change.moved += usize::from(next[i].update(endpoint));
                 continue;
             }
             if next.len() >= max {
@@ -55,16 +90,16 @@ impl Members {
             }
             let member = match known.get(endpoint.id()) {
                 Some(&member) => {
-                    update_attributes(&member.handle, endpoint);
-                    member.clone()
+                    let mut member = member.clone();
+                    change.moved += usize::from(member.update(endpoint));
+                    member
                 }
                 None => {
                     change.added += 1;
-                    let handle = EndpointHandle::new(endpoint);
-                    Member { key: handle.key(), handle }
+                    Member::new(endpoint)
                 }
             };
-            placed.insert(member.handle.id().clone(), member.handle.clone());
+            placed.insert(member.handle.id().clone(), next.len());
             next.push(member);
         }
         if reset {
@@ -73,7 +108,7 @@ impl Members {
                 change.removed += 1;
             }
         }
-        if change.added + change.removed > 0 || next.len() != self.0.len() {
+        if change.is_of_membership() {
             self.0 = Arc::new(next);
         }
         change
@@ -89,12 +124,6 @@ impl Members {
             self.0 = Arc::new(stay);
         }
         Change { removed: go.len(), ..Change::default() }
-    }
-}
-
-fn update_attributes(handle: &EndpointHandle, endpoint: Endpoint) {
-    if *handle.endpoint() != endpoint {
-        handle.update(endpoint);
     }
 }
 
@@ -119,7 +148,7 @@ mod tests {
         a.started();
         let heavy = endpoint("a:1").with_weight(NonZeroU32::new(5).unwrap());
         let change = apply(&mut members, Update::Reset(vec![heavy, endpoint("c:1")]));
-        assert_eq!(change, Change { added: 1, removed: 1, over: 0 });
+        assert_eq!(change, Change { added: 1, removed: 1, ..Change::default() });
         let kept = &members.as_slice()[0].handle;
         assert_eq!((kept.key(), kept.counts().started, kept.endpoint().weight().get()), (a.key(), 1, 5));
     }
@@ -138,9 +167,28 @@ mod tests {
     }
 
     #[test]
+    fn who_moves_keeps_the_record_and_is_told_apart_from_before() {
+        let mut members = Members::default();
+        let named = |address: &str| endpoint(address).with_id("pod".parse().unwrap());
+        apply(&mut members, Update::Reset(vec![named("a:1")]));
+        let before = members.as_slice()[0].clone();
+        for update in [Update::Upsert(vec![named("a:2")]), Update::Reset(vec![named("a:3")])] {
+            let earlier = members.as_slice()[0].clone();
+            assert_eq!(apply(&mut members, update.clone()), Change { moved: 1, ..Change::default() });
+            assert!(!members.as_slice()[0].is_served_as(&earlier));
+            assert_eq!(apply(&mut members, update), Change::default(), "said again, nothing moves");
+        }
+        let now = &members.as_slice()[0];
+        assert_eq!((now.key, now.handle.endpoint().address()), (before.key, "a:3"));
+    }
+
+    #[test]
     fn the_set_is_bounded_and_what_is_over_is_told() {
         let mut members = Members::default();
         let many = (0..6).map(|i| endpoint(&format!("e:{i}"))).collect();
-        assert_eq!(apply(&mut members, Update::Reset(many)), Change { added: 4, removed: 0, over: 2 });
+        assert_eq!(
+            apply(&mut members, Update::Reset(many)),
+            Change { added: 4, over: 2, ..Change::default() }
+        );
     }
 }

@@ -85,11 +85,16 @@ where
     P::Service: Clone,
 {
     fn build(&self, version: u64, members: &Members, old: &Set<P::Service>) -> Set<P::Service> {
-        let known: HashMap<u32, &P::Service> =
-            old.members.as_slice().iter().map(|member| member.key).zip(&old.services).collect();
+        let known: HashMap<u32, (&Member, &P::Service)> = old
+            .members
+            .as_slice()
+            .iter()
+            .zip(&old.services)
+            .map(|(member, service)| (member.key, (member, service)))
+            .collect();
         let service = |member: &Member| match known.get(&member.key) {
-            Some(&service) => service.clone(),
-            None => self.per_endpoint.layer(&member.handle, self.bind.bind(&self.client, &member.handle)),
+            Some((before, service)) if member.is_served_as(before) => (*service).clone(),
+            _ => self.per_endpoint.layer(&member.handle, self.bind.bind(&self.client, &member.handle)),
         };
         Set { version, members: members.clone(), services: members.as_slice().iter().map(service).collect() }
     }

@@ -123,6 +123,10 @@ impl MeshBuilder {
                     let list = FixedList::new(endpoints.iter().cloned());
                     AnyResolver::new(list.expect("a list that was checked names each endpoint once"))
                 }
+                #[cfg(feature = "file")]
+                SourceConfig::File(path) => AnyResolver::new(tower_mesh_discovery::FileList::new(path)),
+                #[cfg(not(feature = "file"))]
+                SourceConfig::File(_) => unreachable!("a file without the feature is a mistake"),
             };
             let health = service.health.as_ref().map(|settings| match probes.remove(name.as_str()) {
                 Some(make) => make(settings.config),

@@ -12,6 +12,7 @@
 //!
 //! [services.users]
 //! endpoints = ["10.0.0.1:8080", "10.0.0.2:8080"]   # or: resolver = "name of one given to the builder"
+//!                                                  # or: file = "users.toml", watched (feature `file`)
 //! required = true                  # without it, `Mesh::start` does not wait for the service
 //!
 //! [services.users.deadline]        # the whole call
@@ -44,7 +45,7 @@ mod tree;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tower_mesh_breaker::BreakerConfig;
@@ -218,6 +219,7 @@ pub struct ServiceConfig {
 pub(crate) enum SourceConfig {
     Endpoints(Vec<Endpoint>),
     Resolver(String),
+    File(PathBuf),
 }
 
 /// Active probes of a service's endpoints.
@@ -237,6 +239,13 @@ impl ServiceConfig {
     /// A service with these endpoints. That the list is not empty and names none twice is checked when the mesh is built.
     pub fn with_endpoints(endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
         Self::new(SourceConfig::Endpoints(endpoints.into_iter().collect()))
+    }
+
+    /// A service whose endpoints stand in this file, which is watched: see
+    /// [`FileList`](tower_mesh_discovery::FileList) for its form. A relative path is taken from the directory that is current when the mesh is built.
+    #[cfg(feature = "file")]
+    pub fn from_file(path: impl Into<PathBuf>) -> Self {
+        Self::new(SourceConfig::File(path.into()))
     }
 
     fn new(source: SourceConfig) -> Self {
@@ -337,7 +346,7 @@ impl ServiceConfig {
     }
 }
 
-const AT_LEAST_ONE: &str = "at least one endpoint, or a resolver";
+const AT_LEAST_ONE: &str = "at least one endpoint, a file, or a resolver";
 
 /// The mistake of an endpoint that stands in the list already.
 fn again(i: usize, endpoint: &Endpoint) -> Mistake {

@@ -70,14 +70,32 @@ fn read_service(table: &mut Table<'_>, mut policies: Policies) -> ServiceConfig 
 
 fn read_source(table: &mut Table<'_>) -> SourceConfig {
     let resolver = table.text("resolver");
+    let file = table.text("file");
     let addresses = table.texts("endpoints");
-    match (table.has("resolver"), table.has("endpoints")) {
-        (false, false) => table.mistake("resolver", "nothing", "a resolver, or a list of endpoints"),
-        (true, true) => table.mistake("resolver", "a resolver beside endpoints", "one of the two"),
-        _ => {}
+    let given =
+        ["resolver", "file", "endpoints"].into_iter().filter(|key| table.has(key)).collect::<Vec<_>>();
+    match &*given {
+        [] => table.mistake("resolver", "nothing", "a resolver, a file, or a list of endpoints"),
+        [_] => {}
+        [first, others @ ..] => {
+            let found = format!("{first} beside {}", others.join(" and "));
+            table.mistake(first, found, "one of them");
+        }
     }
     if let Some(name) = resolver {
         return SourceConfig::Resolver(name.to_owned());
+    }
+    if let Some(path) = file {
+        if path.is_empty() {
+            table.mistake("file", "\"\"", "a path");
+        } else if cfg!(not(feature = "file")) {
+            table.mistake(
+                "file",
+                format_args!("{path:?}"),
+                "nothing: this build reads no files (feature file)",
+            );
+        }
+        return SourceConfig::File(path.into());
     }
     if table.is_empty_list("endpoints") {
         table.mistake("endpoints", "an empty list", AT_LEAST_ONE);
@@ -330,6 +348,11 @@ mod tests {
             [services."no name"]
             resolver = "x"
             [services.lost]
+            [services.both]
+            resolver = "x"
+            endpoints = ["a:1"]
+            [services.filed]
+            file = ""
             "#,
         );
         let fields: Vec<_> = mistakes.iter().map(|(field, _)| field.as_str()).collect();
@@ -350,10 +373,12 @@ mod tests {
             "services.orders.breaker.window_calls",
             "services.\"no name\"",
             "services.lost.resolver",
+            "services.both.resolver",
+            "services.filed.file",
         ] {
             assert!(fields.contains(&field), "{field} not in {fields:?}");
         }
-        assert_eq!(fields.len(), 16, "each once: {mistakes:?}");
+        assert_eq!(fields.len(), 18, "each once: {mistakes:?}");
     }
 
     #[test]

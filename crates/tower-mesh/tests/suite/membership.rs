@@ -181,3 +181,34 @@ async fn handles_that_are_gone_leave_nothing_behind() {
     assert_eq!(endpoints(&mesh)[0].succeeded, 100, "what they learned of the endpoint stays");
     mesh.shutdown(Duration::ZERO).await;
 }
+
+#[cfg(feature = "file")]
+#[tokio::test]
+async fn endpoints_in_a_file_are_followed() {
+    let (a, b) = (Backend::start(Mood::Well).await, Backend::start(Mood::Well).await);
+    let path = std::env::temp_dir().join(format!("tower-mesh-endpoints-{}.toml", std::process::id()));
+    let say = |backend: &Backend| {
+        let new = path.with_extension("new");
+        std::fs::write(&new, format!("endpoints = [\"{}\"]", backend.address)).unwrap();
+        std::fs::rename(new, &path).unwrap();
+    };
+    say(&a);
+    let mesh = Mesh::builder().config_toml(format!("[services.users]\nfile = {path:?}")).build().unwrap();
+    let users = mesh.service("users").unwrap().http(client());
+    mesh.start().await.unwrap();
+    assert_eq!((status(&users, get()).await.unwrap(), a.gets()), (200, 1));
+    say(&b);
+    while endpoints(&mesh)[0].id != b.address.to_string() {
+        sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!((status(&users, get()).await.unwrap(), b.gets()), (200, 1));
+    std::fs::write(&path, "endpoints = [\"").unwrap();
+    while the_service(&mesh).discovery != "stale" {
+        sleep(Duration::from_millis(1)).await;
+    }
+    let why = the_service(&mesh).discovery_error.unwrap();
+    assert!(why.contains("cannot parse endpoints"), "{why}");
+    assert_eq!((status(&users, get()).await.unwrap(), b.gets()), (200, 2), "the last good list stays");
+    std::fs::remove_file(&path).unwrap();
+    mesh.shutdown(Duration::from_secs(5)).await;
+}

@@ -1,0 +1,3 @@
+//! Pure rules: no clock, no random source.
+
+pub(crate) mod cadence;

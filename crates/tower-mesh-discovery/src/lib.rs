@@ -26,4 +26,7 @@ pub use layer::{DiscoveryLayer, NoLayers, PerEndpoint, With};
 pub use status::{DiscoveryState, DiscoveryStatus};
 
 #[doc(hidden)]
-pub use policy::pick;
+pub use policy::hash as hashing;
+pub use policy::hash::{combine, hash};
+#[doc(hidden)]
+pub use policy::{levels, pick, warm, weighted};

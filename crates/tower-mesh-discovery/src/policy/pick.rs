@@ -70,7 +70,7 @@ fn scan(len: usize, bits: u64, usable: impl Fn(usize) -> bool) -> Option<usize> 
 
 /// Maps 32 random bits to a number below `len` by multiplication (Lemire), which needs no division.
 #[inline]
-fn scale(bits: u32, len: usize) -> usize {
+pub(super) fn scale(bits: u32, len: usize) -> usize {
     ((u64::from(bits) * len as u64) >> 32) as usize
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tower_mesh_discovery::hashing::{self, combine, maglev, place, ring};
 use tower_mesh_discovery::levels::{self, Level, Zones};
+use tower_mesh_discovery::pick::request_weight;
 use tower_mesh_discovery::warm::SlowStart;
 use tower_mesh_discovery::weighted::schedule;
 
@@ -198,4 +199,16 @@ pub(crate) fn subset(case: &Case) -> Outcome {
         kept.push(hashing::subset(&keys, size, 7).len() as u64);
     }
     same("kept", &kept, &case.expect.wholes("kept")?)
+}
+
+pub(crate) fn lr_weight(case: &Case) -> Outcome {
+    let mut weights = Vec::new();
+    for row in case.given.list("rows")? {
+        let row: Option<Vec<_>> = row.as_array().and_then(|row| row.iter().map(number).collect());
+        match row.as_deref() {
+            Some(&[weight, active, bias]) => weights.push(request_weight(weight, active as u64, bias)),
+            _ => return Err(unknown(&row)),
+        }
+    }
+    case.all_close("weight", &weights, &case.expect.numbers("weights")?)
 }

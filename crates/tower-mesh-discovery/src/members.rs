@@ -21,11 +21,17 @@ pub(crate) struct Members(Arc<Vec<Member>>);
 pub(crate) struct Change {
     pub(crate) added: usize,
     pub(crate) removed: usize,
+    /// Known already, with other attributes than before.
+    pub(crate) altered: usize,
     /// Announced, but over the bound and left out.
     pub(crate) over: usize,
 }
 
 impl Members {
+    pub(crate) fn new(members: Vec<Member>) -> Self {
+        Self(Arc::new(members))
+    }
+
     pub(crate) fn as_slice(&self) -> &[Member] {
         &self.0
     }
@@ -46,7 +52,7 @@ impl Members {
             next.iter().map(|member| (member.handle.id().clone(), member.handle.clone())).collect();
         for endpoint in announced {
             if let Some(handle) = placed.get(endpoint.id()) {
-                update_attributes(handle, endpoint);
+                change.altered += usize::from(update_attributes(handle, endpoint));
                 continue;
             }
             if next.len() >= max {
@@ -55,7 +61,7 @@ impl Members {
             }
             let member = match known.get(endpoint.id()) {
                 Some(&member) => {
-                    update_attributes(&member.handle, endpoint);
+                    change.altered += usize::from(update_attributes(&member.handle, endpoint));
                     member.clone()
                 }
                 None => {
@@ -92,10 +98,13 @@ impl Members {
     }
 }
 
-fn update_attributes(handle: &EndpointHandle, endpoint: Endpoint) {
-    if *handle.endpoint() != endpoint {
+/// Whether anything was new.
+fn update_attributes(handle: &EndpointHandle, endpoint: Endpoint) -> bool {
+    let new = *handle.endpoint() != endpoint;
+    if new {
         handle.update(endpoint);
     }
+    new
 }
 
 #[cfg(test)]
@@ -119,7 +128,7 @@ mod tests {
         a.started();
         let heavy = endpoint("a:1").with_weight(NonZeroU32::new(5).unwrap());
         let change = apply(&mut members, Update::Reset(vec![heavy, endpoint("c:1")]));
-        assert_eq!(change, Change { added: 1, removed: 1, over: 0 });
+        assert_eq!(change, Change { added: 1, removed: 1, altered: 1, over: 0 });
         let kept = &members.as_slice()[0].handle;
         assert_eq!((kept.key(), kept.counts().started, kept.endpoint().weight().get()), (a.key(), 1, 5));
     }
@@ -141,6 +150,9 @@ mod tests {
     fn the_set_is_bounded_and_what_is_over_is_told() {
         let mut members = Members::default();
         let many = (0..6).map(|i| endpoint(&format!("e:{i}"))).collect();
-        assert_eq!(apply(&mut members, Update::Reset(many)), Change { added: 4, removed: 0, over: 2 });
+        assert_eq!(
+            apply(&mut members, Update::Reset(many)),
+            Change { added: 4, over: 2, ..Change::default() }
+        );
     }
 }

@@ -169,6 +169,7 @@ pub(crate) fn panic_single(case: &Case) -> Outcome {
 }
 
 pub(crate) fn zone_aware(case: &Case) -> Outcome {
+    let zones = case.given.list("upstream_hosts")?.len();
     let small =
         |name| Ok::<_, String>(case.given.wholes(name)?.into_iter().map(|n| n as u32).collect::<Vec<_>>());
     let mode = case.expect.text("mode")?;
@@ -177,10 +178,10 @@ pub(crate) fn zone_aware(case: &Case) -> Outcome {
             same("mode", &mode, &"residual")?;
             same("local", &u64::from(local), &case.expect.whole("local_percent_x100")?)?;
             let mut sum = 0;
-            let cumulative: Vec<u64> = left_over
-                .into_iter()
+            let cumulative: Vec<u64> = left_over[..zones]
+                .iter()
                 .map(|part| {
-                    sum += u64::from(part);
+                    sum += u64::from(*part);
                     sum
                 })
                 .collect();

@@ -63,6 +63,11 @@ impl fmt::Debug for Choice {
 }
 
 impl Choice {
+    /// Whether a call's hash key says where it goes.
+    pub(crate) fn is_by_key(&self) -> bool {
+        matches!(self, Self::Algorithm(Algorithm::RingHash | Algorithm::Maglev))
+    }
+
     /// The picker for `endpoints`; none for the default algorithm, which needs nothing kept.
     pub(crate) fn picker(
         &self,

@@ -44,6 +44,12 @@ where
     }
 }
 
+/// Whether an endpoint that is not plainly healthy is only so for an open circuit whose wait is over.
+#[cold]
+pub(crate) fn wants_trial(handle: &EndpointHandle, now: Tick) -> bool {
+    handle.is_pickable(now) && !handle.availability().contains(Reason::Degraded)
+}
+
 /// Which endpoints count as usable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Filter {
@@ -111,9 +117,7 @@ impl Candidates<'_> {
         let member = self.member(index);
         let handle = &member.handle;
         let available = match self.filter {
-            Filter::Healthy => {
-                handle.is_plain() || (handle.is_pickable(self.now) && !self.is_degraded(index))
-            }
+            Filter::Healthy => handle.is_plain() || wants_trial(handle, self.now),
             Filter::Degraded => handle.is_pickable(self.now) && self.is_degraded(index),
             Filter::Available => handle.is_pickable(self.now),
             Filter::Doubtful => {

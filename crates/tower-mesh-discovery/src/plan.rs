@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tower_mesh_core::ewma::Decay;
-use tower_mesh_core::{EndpointHandle, Reason, Tick, Tried};
+use tower_mesh_core::{CallContext, EndpointHandle, Reason, Tick, Tried};
 
 use crate::algorithm::{self, Choice};
-use crate::candidates::{Avoid, Candidates, Filter, Picker};
+use crate::candidates::{self, Avoid, Candidates, Filter, Picker};
 use crate::config::DiscoveryConfig;
 use crate::members::Member;
 use crate::policy::hash;
-use crate::policy::levels::{self, Level, MAX_LEVELS, WHOLE, Zones};
+use crate::policy::levels::{self, Level, MAX_LEVELS, MAX_ZONES, WHOLE, Zones};
 use crate::policy::pick;
 use crate::policy::warm::SlowStart;
 
@@ -29,6 +29,8 @@ pub(crate) struct Settings {
 pub(crate) struct Plan {
     /// Nothing but the default algorithm over all members: the short way.
     simple: bool,
+    /// Whether a call goes by its hash key, also to its level and locality.
+    by_key: bool,
     /// By level, and in a level the caller's own locality first.
     groups: Vec<Group>,
     warm: Option<Warm>,
@@ -70,9 +72,6 @@ impl Packed {
     }
 }
 
-/// With more localities than this in one level, those that are left count as one.
-const MAX_ZONES: usize = 16;
-
 /// A level with fewer usable endpoints is not divided by locality (Envoy).
 const MIN_ZONE_HOSTS: u32 = 6;
 
@@ -83,6 +82,7 @@ impl Plan {
     pub(crate) fn empty() -> Self {
         Self {
             simple: true,
+            by_key: false,
             groups: Vec::new(),
             warm: None,
             overprovisioning: 100,
@@ -101,7 +101,10 @@ impl Plan {
         old: (&Self, &[Member]),
         now: Tick,
     ) -> Self {
-        let warm = config.slow_start().map(|slow| Warm::new(slow, members, old, now));
+        let by_key = settings.choice.is_by_key();
+        // A key that moved as a share grows would not be consistent.
+        let slow_start = config.slow_start().filter(|_| !by_key);
+        let warm = slow_start.map(|slow| Warm::new(slow, members, old, now));
         let groups = group(members, settings.locality.as_deref());
         let whole = groups.len() == 1;
         let groups: Vec<_> = groups
@@ -120,6 +123,7 @@ impl Plan {
             .collect();
         Self {
             simple: warm.is_none() && groups.len() <= 1 && groups.iter().all(|group| group.picker.is_none()),
+            by_key,
             groups,
             warm,
             overprovisioning: config.overprovisioning(),
@@ -144,17 +148,22 @@ impl Plan {
         tried: Tried,
         avoid: &Avoid,
     ) -> Option<usize> {
-        if self.simple && members.len() > 1 {
-            let (a, b) = pick::draw_pair(fastrand::u64(..), members.len());
-            let (one, other) = (&members[a], &members[b]);
+        if self.simple {
+            // Healthy, and neither tried nor refused. A trial call that is wanted counts as healthy here too, or it would seldom be made.
             let free = |member: &Member| {
-                member.handle.is_plain()
+                (member.handle.is_plain() || candidates::wants_trial(&member.handle, now))
                     && (tried.is_empty() || !tried.contains(member.key))
                     && !avoid.contains(member.key)
             };
-            if free(one) && free(other) {
-                let better = other.handle.load(now, decay) < one.handle.load(now, decay);
-                return Some(if better { b } else { a });
+            if members.len() > 1 {
+                let (a, b) = pick::draw_pair(fastrand::u64(..), members.len());
+                let (one, other) = (&members[a], &members[b]);
+                if free(one) && free(other) {
+                    let better = other.handle.load(now, decay) < one.handle.load(now, decay);
+                    return Some(if better { b } else { a });
+                }
+            } else if members.len() == 1 && free(&members[0]) {
+                return Some(0);
             }
         }
         self.pick_by_rules(members, now, decay, tried, avoid)
@@ -208,7 +217,13 @@ impl Plan {
                 healthy + degraded
             })
             .sum();
-        let mut left = if total == 0 { 0 } else { fastrand::u64(..total) };
+        let key = self.by_key.then(|| CallContext::with(|call| call.hash_key()).flatten()).flatten();
+        let mut left = match (total, key) {
+            (0, _) => 0,
+            (_, None) => fastrand::u64(..total),
+            // Other bits than those by which the endpoint is found.
+            (_, Some(key)) => hash::hash(&key.to_le_bytes()) % total,
+        };
         for group in &self.groups {
             let (healthy, degraded, panic) = group.share.get();
             if left < healthy {
@@ -256,7 +271,7 @@ impl Plan {
                 let handle = &members[place].handle;
                 let available = handle.availability();
                 if let Some(warm) = &self.warm {
-                    warm.note(place, handle, available.is_blocked(), now);
+                    stale_at = stale_at.min(warm.note(place, handle, available.is_blocked(), now));
                 }
                 count.hosts += 1;
                 if !handle.is_pickable(now) {
@@ -310,10 +325,11 @@ fn share_out(groups: &[Group], counts: &[Level], sum: Level, share: levels::Shar
             None => {}
             Some(Zones::Direct) => usable[1..].fill(0),
             Some(Zones::Residual { local, left_over }) => {
+                let left_over = &left_over[..usable.len()];
                 let all: u64 = left_over.iter().map(|&part| u64::from(part)).sum();
                 usable[0] = local;
                 for (part, left) in usable.iter_mut().zip(left_over).skip(1) {
-                    let own = u64::from(WHOLE - local) * u64::from(left);
+                    let own = u64::from(WHOLE - local) * u64::from(*left);
                     *part = own.checked_div(all).unwrap_or(0) as u32;
                 }
             }
@@ -432,12 +448,17 @@ impl Warm {
         })
     }
 
-    /// One that was unavailable and no longer is begins anew.
-    fn note(&self, place: usize, handle: &EndpointHandle, blocked: bool, now: Tick) {
+    /// One that was unavailable and no longer is begins anew. When its warming ends, as [`Tick`]s count.
+    fn note(&self, place: usize, handle: &EndpointHandle, blocked: bool, now: Tick) -> u64 {
         let warming = &self.members[place];
         if warming.blocked.swap(blocked, Ordering::Relaxed) && !blocked {
             warming.since.store(now.as_nanos().max(1), Ordering::Relaxed);
             handle.set(Reason::Warming);
+        }
+        self.factor(place, handle, now);
+        match warming.since.load(Ordering::Relaxed) {
+            0 => u64::MAX,
+            since => since.saturating_add(self.slow.window().as_nanos() as u64),
         }
     }
 }

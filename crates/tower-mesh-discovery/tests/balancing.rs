@@ -188,7 +188,7 @@ async fn every_algorithm_skips_what_is_unavailable_and_what_the_call_has_tried()
     }
 }
 
-/// Which endpoint each of a thousand keys goes to.
+/// Which endpoint each of 2000 keys goes to.
 async fn owners<S>(service: &S) -> Vec<String>
 where
     S: Service<u64, Response = String, Error = BoxError> + Clone,
@@ -229,6 +229,43 @@ async fn a_key_stays_with_its_endpoint_and_a_change_moves_about_one_share() {
         let more = moved(&owners(&service).await);
         assert!((50..200).contains(&more), "{algorithm:?}: {more} of 2000 moved, about 95 have to");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_stays_with_its_endpoint_while_two_levels_share_the_calls() {
+    for algorithm in [Algorithm::RingHash, Algorithm::Maglev] {
+        let (layer, _list) = layer(in_levels(&[4, 4]), with(algorithm));
+        let balance = service(layer.clone());
+        let service = ServiceBuilder::new()
+            .layer(HashKeyLayer::new(|key: &u64| hash(&key.to_le_bytes())))
+            .map_request(|_: u64| false)
+            .service(balance);
+        settle().await;
+        handle(&layer, "p0-0:1").set(Reason::ProbeDown);
+        handle(&layer, "p0-1:1").set(Reason::ProbeDown);
+        let before = owners(&service).await;
+        assert_eq!(before, owners(&service).await);
+        let first = before.iter().filter(|address| address.starts_with("p0")).count();
+        assert!((1300..1500).contains(&first), "70 % of 2000: {first}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trial_call_that_is_wanted_is_not_long_in_coming() {
+    let (layer, _list) = layer(plain(10), DiscoveryConfig::builder());
+    let service = service(layer.clone());
+    settle().await;
+    let now = tower_mesh_core::Tick::of(tokio::time::Instant::now().into_std());
+    let mut waits = 0;
+    for _ in 0..400 {
+        handle(&layer, "e0:1").open_circuit(now, Some(now), false);
+        while !counts(&service, 1).await.contains_key("e0:1") {
+            waits += 1;
+        }
+        handle(&layer, "e0:1").close_circuit();
+    }
+    // Drawn in a fifth of the pairs, of which it wins at least half.
+    assert!(waits <= 400 * 10, "{waits} calls went elsewhere before 400 trials");
 }
 
 #[tokio::test(start_paused = true)]

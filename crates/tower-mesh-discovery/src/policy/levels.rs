@@ -93,6 +93,9 @@ fn by_size(levels: &[Level], shares: &mut [Share; MAX_LEVELS]) {
     shares[first].healthy += left;
 }
 
+/// The most localities told apart in one level; those that are left count as one.
+pub const MAX_ZONES: usize = 16;
+
 /// The whole of a level's traffic, in [`Zones`].
 pub const WHOLE: u32 = 10_000;
 
@@ -106,11 +109,11 @@ pub enum Zones {
         /// To the own zone.
         local: u32,
         /// What each zone has left over.
-        left_over: Vec<u32>,
+        left_over: [u32; MAX_ZONES],
     },
 }
 
-/// Spreads over zones, the own one first: `upstream` counts usable endpoints and `callers` callers, by zone. None if there are no endpoints or no callers to go by.
+/// Spreads over zones, of which there are at most [`MAX_ZONES`], the own one first: `upstream` counts usable endpoints and `callers` callers, by zone. None if there are no endpoints or no callers to go by.
 pub fn zones(upstream: &[u32], callers: &[u32]) -> Option<Zones> {
     let part = |counts: &[u32], i: usize| {
         let all: u64 = counts.iter().map(|&count| u64::from(count)).sum();
@@ -121,14 +124,12 @@ pub fn zones(upstream: &[u32], callers: &[u32]) -> Option<Zones> {
     if up >= local {
         return Some(Zones::Direct);
     }
-    let left_over = (0..upstream.len()).map(|i| {
+    let mut left_over = [0; MAX_ZONES];
+    for (i, left) in left_over.iter_mut().enumerate().take(upstream.len()) {
         let (up, local) = (part(upstream, i).unwrap_or(0), part(callers, i).unwrap_or(0));
-        up.saturating_sub(local)
-    });
-    Some(Zones::Residual {
-        local: (u64::from(up) * u64::from(WHOLE) / u64::from(local)) as u32,
-        left_over: left_over.collect(),
-    })
+        *left = up.saturating_sub(local);
+    }
+    Some(Zones::Residual { local: (u64::from(up) * u64::from(WHOLE) / u64::from(local)) as u32, left_over })
 }
 
 #[cfg(test)]

@@ -16,6 +16,11 @@ impl SlowStart {
         (!window.is_zero()).then_some(Self { window, exponent: 1.0 / aggression, least })
     }
 
+    /// How long the share grows.
+    pub fn window(&self) -> Duration {
+        self.window
+    }
+
     /// What the weight is multiplied by `elapsed` after the beginning (Envoy); none once the window is over.
     pub fn factor(&self, elapsed: Duration) -> Option<f64> {
         if elapsed >= self.window {

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod backoff;
+mod balance;
 mod case;
 mod circuit;
 mod deadlines;
@@ -36,6 +37,7 @@ macro_rules! adopted {
 #[rustfmt::skip]
 const ADOPTED: &[Adopted] = &adopted! {
     backoff: full_jitter_mod, lower_bound_jitter, exponential, decorrelated_step, equal_jitter_step, polly_delay_max, aws_upper_bounds, linear, grpc_retry_delay, linkerd_backoff, polly_delay, randomized_bounds;
+    balance: edf_sequence, hash_combine, lr_weight, maglev_table, panic_single, priority_load, ring_build, ring_counts, ring_pick, slow_start_factor, subset, zone_aware;
     circuit: cb_trace, cb_count_window, cb_threshold, consecutive_accrual, linkerd_unified_rule;
     deadlines: grpc_timeout_decode, grpc_timeout_encode_truncate;
     ewma: ema, ewma_linkerd, peak_ewma_load, peak_ewma_trace, peak_ewma_property, load_bias;

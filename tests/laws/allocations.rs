@@ -9,10 +9,11 @@ use std::task::{Context, Poll, Waker};
 
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tower::{Layer, Service, ServiceBuilder};
-use tower_mesh_core::{BoxError, EndpointHandle};
-use tower_mesh_discovery::{DiscoveryLayer, FixedList};
+use tower_mesh_core::classify::ByResult;
+use tower_mesh_core::{BoxError, Endpoint, EndpointHandle, Reason};
+use tower_mesh_discovery::{Algorithm, Balance, DiscoveryConfig, DiscoveryLayer, FixedList};
 use tower_mesh_test::Stepped;
-use tower_mesh_tests::{Query, breaker, deadline, health, hedge, retry};
+use tower_mesh_tests::{Query, breaker, deadline, health, hedge, retry, seconds};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -59,6 +60,28 @@ where
     rounds.min().unwrap_or_default()
 }
 
+/// A balancer for which everything that can be configured is.
+fn balance_by(algorithm: Algorithm) -> Balance<Echo, ByResult> {
+    let list = (0..40).map(|i| {
+        let endpoint = format!("e{i}:1").parse::<Endpoint>().unwrap().with_priority(i % 2);
+        endpoint.with_locality(["a", "b", "c"][i as usize % 3]).unwrap()
+    });
+    let config = DiscoveryConfig::builder()
+        .algorithm(algorithm)
+        .slow_start_window(seconds(60))
+        .hash_balance_factor(200)
+        .subset_size(15)
+        .build();
+    let list = FixedList::new(list).unwrap();
+    let (layer, driver) = DiscoveryLayer::with_config(&list, "users".parse().unwrap(), config.unwrap());
+    let layer = layer.locality("a");
+    let balance = layer.layer(Echo);
+    assert!(Stepped::new(driver).poll().is_pending());
+    layer.status().endpoints[0].set(Reason::ProbeDown);
+    layer.status().endpoints[2].set(Reason::Degraded);
+    balance
+}
+
 #[test]
 fn the_ready_path_allocates_nothing() {
     let list = FixedList::new(["a:1", "b:1", "c:1"].map(|address| address.parse().unwrap())).unwrap();
@@ -84,6 +107,9 @@ fn the_ready_path_allocates_nothing() {
     assert_eq!(allocations(&health().guarding(&endpoint).layer(Echo)), 0, "health");
     assert_eq!(allocations(&balance), 0, "discovery");
     assert_eq!(allocations(&composed), 0, "composed");
+    for (name, algorithm) in Algorithm::ALL {
+        assert_eq!(allocations(&balance_by(algorithm)), 0, "{name}, with levels, localities and slow start");
+    }
 
     let boxing = tower::service_fn(|Query(n)| Box::pin(async move { Ok::<_, BoxError>(n) }));
     assert_eq!(allocations(&boxing), 100, "the test can tell");

@@ -1,5 +1,5 @@
 //! Overhead per call: the whole stack and its parts, beside the floor (what no balancer can do without) and beside tower's
-//! retry > timeout > buffer > P2C, in one run.
+//! retry > timeout > buffer > P2C, in one run; then what an update with one change costs, and what an endpoint keeps in memory.
 //!
 //! `cargo run --release -p tower-mesh-bench -- [--json FILE] [--calls N] [--rounds N]`
 //!
@@ -32,6 +32,7 @@ fn main() -> ExitCode {
             report.add(&settings, threads, endpoints);
         }
     }
+    report.add_updates(&settings, 10_000);
     report.print();
     match &settings.json {
         Some(path) => match report.write_json(path) {

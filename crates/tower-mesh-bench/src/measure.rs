@@ -8,6 +8,7 @@ use serde::Serialize;
 use stats_alloc::Region;
 use tokio::runtime::{Builder, Runtime};
 use tower::ServiceExt as _;
+use tower_mesh_discovery::Algorithm;
 use tower_service::Service;
 
 use crate::floor::Floor;
@@ -62,7 +63,10 @@ struct Row {
 
 /// All lines.
 #[derive(Debug, Default)]
-pub(crate) struct Report(Vec<Row>);
+pub(crate) struct Report {
+    stacks: Vec<Row>,
+    updates: Vec<mesh::Update>,
+}
 
 /// What one kind of stack does in one round.
 #[derive(Debug, Clone, Copy)]
@@ -91,7 +95,7 @@ impl Report {
             let own = &rounds[name];
             let ratio_to =
                 |other: &str| median(own.iter().zip(&rounds[other]).map(|(own, other)| own.ns / other.ns));
-            self.0.push(Row {
+            self.stacks.push(Row {
                 name,
                 threads,
                 endpoints,
@@ -108,16 +112,35 @@ impl Report {
             "{:<18} {:>7} {:>9} {:>9} {:>9} {:>9} {:>8}",
             "stack", "threads", "endpoints", "ns/call", "x floor", "x tower", "allocs"
         );
-        for row in &self.0 {
+        for row in &self.stacks {
             println!(
                 "{:<18} {:>7} {:>9} {:>9.1} {:>9.2} {:>9.3} {:>8.2}",
                 row.name, row.threads, row.endpoints, row.ns, row.vs_floor, row.vs_tower, row.allocs
             );
         }
+        println!(
+            "\n{:<18} {:>9} {:>12} {:>16} {:>14}",
+            "one change", "endpoints", "us/update", "longest call us", "bytes/endpoint"
+        );
+        for row in &self.updates {
+            println!(
+                "{:<18} {:>9} {:>12.0} {:>16.1} {:>14}",
+                row.algorithm, row.endpoints, row.us, row.longest_call_us, row.bytes
+            );
+        }
+    }
+
+    /// Measures what an update of `endpoints` endpoints with one change costs, by algorithm.
+    pub(crate) fn add_updates(&mut self, settings: &Settings, endpoints: usize) {
+        let runtime = runtime(1);
+        let _inside = runtime.enter();
+        for algorithm in Algorithm::ALL {
+            self.updates.push(mesh::update(endpoints, algorithm, settings.rounds.max(5)));
+        }
     }
 
     pub(crate) fn write_json(&self, path: &std::path::Path) -> std::io::Result<()> {
-        std::fs::write(path, serde_json::to_vec_pretty(&self.0)?)
+        std::fs::write(path, serde_json::to_vec_pretty(&self.stacks)?)
     }
 }
 
@@ -134,6 +157,13 @@ fn benches(runtime: &Runtime, calls: u64, threads: usize, endpoints: usize) -> V
         ("floor", bench!(Floor::new(endpoints))),
         ("tower", bench!(peers::tower_stack(endpoints))),
         ("balance", bench!(mesh::balance(endpoints))),
+        ("least-request", bench!(mesh::balance_by(endpoints, Algorithm::P2cLeastRequest))),
+        ("round-robin", bench!(mesh::balance_by(endpoints, Algorithm::RoundRobin))),
+        ("random", bench!(mesh::balance_by(endpoints, Algorithm::Random))),
+        ("ring-hash", bench!(mesh::balance_by(endpoints, Algorithm::RingHash))),
+        ("maglev", bench!(mesh::balance_by(endpoints, Algorithm::Maglev))),
+        ("two levels", bench!(mesh::balance_in_levels(endpoints))),
+        ("tower-balance", bench!(peers::tower_balance(endpoints))),
         ("balance+breaker", bench!(mesh::balance_and_breaker(endpoints))),
         ("whole", bench!(mesh::whole(endpoints))),
         ("mesh", bench!(mesh::mesh(endpoints))),
@@ -182,7 +212,7 @@ fn runtime(threads: usize) -> Runtime {
     Builder::new_multi_thread().worker_threads(threads).enable_all().build().expect("a runtime")
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<_> = values.collect();
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]

@@ -33,6 +33,20 @@ impl Policy<Request, u64, BoxError> for WithinBudget {
     }
 }
 
+/// Tower's balancer alone, behind the `Buffer` without which it cannot be shared.
+pub(crate) fn tower_balance(
+    endpoints: usize,
+) -> impl Service<Request, Response = u64, Error = BoxError, Future: Send> + Clone + Send + 'static {
+    let services: Vec<_> = (0..endpoints).map(|_| Echo).collect();
+    let discover = PeakEwmaDiscover::new(
+        ServiceList::new::<Request>(services),
+        Duration::from_millis(1),
+        Duration::from_secs(10),
+        CompleteOnResponse::default(),
+    );
+    ServiceBuilder::new().buffer(1024).service(Balance::new(discover))
+}
+
 /// Must be called inside a runtime: `Buffer` spawns its worker.
 pub(crate) fn tower_stack(
     endpoints: usize,

@@ -109,9 +109,15 @@ impl CallContext {
 
     /// Sets what consistent hashing goes by.
     pub fn with_hash_key(mut self, key: u64) -> Self {
+        self.set_hash_key(key);
+        self
+    }
+
+    /// As [`with_hash_key`](Self::with_hash_key), for a layer that is lent the context.
+    #[inline]
+    pub fn set_hash_key(&mut self, key: u64) {
         // The largest key shares its place with the one before it.
         self.0.hash_key = NonZeroU64::new(key.saturating_add(1));
-        self
     }
 
     /// Sets when the whole call must have ended; an earlier deadline stays.

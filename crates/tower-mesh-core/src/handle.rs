@@ -66,6 +66,14 @@ const EPOCH: u32 = 1 << 16;
 /// Failed calls weigh in the latency.
 const PENALIZED: u32 = 1 << 15;
 const BITS: u32 = PENALIZED - 1;
+/// The bits that a pick goes by.
+const PICKING: u32 = Availability::BLOCKING.bits() as u32 | Reason::Degraded as u32;
+
+/// On a line of its own: read by many threads, seldom written.
+#[repr(align(128))]
+struct Changes(AtomicU64);
+
+static CHANGES: Changes = Changes(AtomicU64::new(0));
 
 /// When a blocked endpoint may be tried again, in nanoseconds as [`Tick`]s count. Read only while it is blocked.
 struct Trial {
@@ -139,13 +147,42 @@ impl EndpointHandle {
     /// Sets `reason`; whether that changed anything.
     pub fn set(&self, reason: Reason) -> bool {
         let bit = u32::from(Availability::from_iter([reason]).bits());
-        self.0.hot.word.fetch_or(bit, Ordering::AcqRel) & bit == 0
+        let changed = self.0.hot.word.fetch_or(bit, Ordering::AcqRel) & bit == 0;
+        Self::count_change(changed, bit);
+        changed
     }
 
     /// Clears `reason`; whether that changed anything.
     pub fn clear(&self, reason: Reason) -> bool {
         let bit = u32::from(Availability::from_iter([reason]).bits());
-        self.0.hot.word.fetch_and(!bit, Ordering::AcqRel) & bit != 0
+        let changed = self.0.hot.word.fetch_and(!bit, Ordering::AcqRel) & bit != 0;
+        Self::count_change(changed, bit);
+        changed
+    }
+
+    /// How often any endpoint of this process has become better or worse to pick. What was added up over many endpoints holds while this stays the same; it is
+    /// to be read before them.
+    #[inline]
+    pub fn changes() -> u64 {
+        CHANGES.0.load(Ordering::Acquire)
+    }
+
+    fn count_change(changed: bool, bit: u32) {
+        if changed && bit & PICKING != 0 {
+            CHANGES.0.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// Whether nothing at all speaks against picking it: neither a reason that keeps picks away nor one that says it should be avoided.
+    #[inline]
+    pub fn is_plain(&self) -> bool {
+        self.0.hot.word.load(Ordering::Acquire) & PICKING == 0
+    }
+
+    /// Its share of traffic relative to its peers, as last announced.
+    #[inline]
+    pub fn weight(&self) -> u32 {
+        self.0.hot.weight.load(Ordering::Relaxed)
     }
 
     /// Whether an ordinary pick may take it at `now`: nothing blocks it, or only an open circuit does whose wait is over, so that a
@@ -239,7 +276,9 @@ impl EndpointHandle {
         if began <= trial.hints_after.load(Ordering::Relaxed) {
             return false;
         }
-        trial.recheck_at.fetch_min(began, Ordering::Relaxed) > began
+        let brought_forward = trial.recheck_at.fetch_min(began, Ordering::Relaxed) > began;
+        Self::count_change(brought_forward, PICKING);
+        brought_forward
     }
 
     /// Lets trial calls in: [`Reason::CircuitOpen`] becomes [`Reason::CircuitHalfOpen`], and only what they learn of the latency counts.

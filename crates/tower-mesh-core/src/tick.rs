@@ -34,9 +34,9 @@ impl Tick {
         Self(NonZeroU64::new(ns).unwrap_or(NonZeroU64::MIN))
     }
 
-    /// Nanoseconds since the origin.
+    /// Nanoseconds since the origin: to be kept in an atomic and compared with others.
     #[inline]
-    pub(crate) fn as_nanos(self) -> u64 {
+    pub fn as_nanos(self) -> u64 {
         self.0.get()
     }
 

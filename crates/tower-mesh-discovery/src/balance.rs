@@ -4,17 +4,17 @@ use std::fmt;
 use std::task::{Context, Poll, Waker};
 
 use tower_mesh_core::ewma::Decay;
-use tower_mesh_core::{BoxError, CallContext, CallScope, Classify, Reason, Sharded, Tick, Tried};
+use tower_mesh_core::{BoxError, CallContext, CallScope, Classify, Sharded, Tick, Tried};
 use tower_service::Service;
 
+use crate::candidates::Avoid;
 use crate::choosing::Choosing;
 use crate::future::{BalanceFuture, State};
 use crate::in_flight::InFlight;
 use crate::members::Member;
-use crate::policy::pick::{self, Pick};
 use crate::set::{Set, Shared};
 
-/// Spreads calls over the endpoints of one service, by the power of two choices on latency and calls in flight.
+/// Spreads calls over the endpoints of one service, by default by the power of two choices on latency and calls in flight.
 ///
 /// Made by a [`DiscoveryLayer`](crate::DiscoveryLayer). Clones are cheap and share everything. It is always ready: a call picks an endpoint first and then
 /// waits for that one. Dropping the response future abandons the call; what that means for the endpoint is told at
@@ -82,8 +82,8 @@ impl<S, C> Balance<S, C> {
         let Some(pick) = set.pick(now, self.shared.rules.decay, tried, &Avoid::default()) else {
             return State::choosing(Choosing::new(self.shared.clone(), request, None));
         };
-        let member = &set.members.as_slice()[pick.first];
-        let mut service = set.services[pick.first].clone();
+        let member = &set.members.as_slice()[pick];
+        let mut service = set.services[pick].clone();
         // A service that is not ready yet keeps the waker of its latest poll, so asking with one that wakes nobody loses nothing: it is polled
         // again, with the task's own, as soon as the future is.
         match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
@@ -124,54 +124,10 @@ where
     (service.call(request), guard)
 }
 
-/// Endpoints that this call should not be sent to (again): by key, the last 16 refusals.
-#[derive(Debug, Default)]
-pub(crate) struct Avoid {
-    keys: [u32; 16],
-    len: usize,
-}
-
-impl Avoid {
-    pub(crate) fn add(&mut self, key: u32) {
-        self.keys[self.len % self.keys.len()] = key;
-        self.len += 1;
-    }
-
-    #[inline]
-    fn contains(&self, key: u32) -> bool {
-        self.len > 0 && self.keys[..self.len.min(self.keys.len())].contains(&key)
-    }
-
-    /// Whether so many have refused that looking further is no use.
-    pub(crate) fn is_full(&self) -> bool {
-        self.len >= self.keys.len()
-    }
-}
-
 impl<S> Set<S> {
-    /// Picks by these rules, the next one only if the one before leaves nobody:
-    ///
-    /// 1. available, and not tried by this call;
-    /// 2. available, though tried;
-    /// 3. not available, but only because probes or peers say so: better a doubtful endpoint than none. An open circuit is not overruled,
-    ///    and neither is draining.
-    pub(crate) fn pick(&self, now: Tick, decay: Decay, tried: Tried, avoid: &Avoid) -> Option<Pick> {
-        let members = self.members.as_slice();
-        let load = |i: usize| members[i].handle.load(now, decay);
-        let draw = || fastrand::u64(..);
-        let refused = |i: usize| avoid.contains(members[i].key);
-        let spent = |i: usize| !tried.is_empty() && tried.contains(members[i].key);
-        let fresh = |i: usize| members[i].handle.is_pickable(now) && !refused(i) && !spent(i);
-        pick::p2c(members.len(), draw, fresh, load)
-            .or_else(|| {
-                pick::p2c(members.len(), draw, |i| members[i].handle.is_pickable(now) && !refused(i), load)
-            })
-            .or_else(|| {
-                let doubtful = |i: usize| {
-                    let available = members[i].handle.availability();
-                    !available.without(Reason::ProbeDown).without(Reason::Ejected).is_blocked() && !refused(i)
-                };
-                pick::p2c(members.len(), draw, doubtful, load)
-            })
+    /// The place of the endpoint for a call; see [`Plan::pick`](crate::plan::Plan::pick).
+    #[inline]
+    pub(crate) fn pick(&self, now: Tick, decay: Decay, tried: Tried, avoid: &Avoid) -> Option<usize> {
+        self.plan.pick(self.members.as_slice(), now, decay, tried, avoid)
     }
 }

@@ -8,7 +8,8 @@ use tokio::time::Sleep;
 use tower_mesh_core::{BoxError, CallContext, Reason, Sharded, Tick, Tried};
 use tower_service::Service;
 
-use crate::balance::{Avoid, clock, send};
+use crate::balance::{clock, send};
+use crate::candidates::Avoid;
 use crate::error::{NoEndpoints, NoEndpointsReason, NotDriven, NotReady};
 use crate::in_flight::InFlight;
 use crate::members::Member;
@@ -122,7 +123,7 @@ where
         avoid.add(member.key);
         let set = this.shared.set.load();
         let pick = set.pick(clock(), this.shared.rules.decay, tried(), &avoid)?;
-        let (other, mut service) = candidate(&set, pick.first);
+        let (other, mut service) = candidate(&set, pick);
         drop(set);
         match service.poll_ready(cx) {
             Poll::Ready(Ok(())) => self.send(&other, service),
@@ -150,7 +151,7 @@ where
         if !this.avoid.is_full()
             && let Some(pick) = set.pick(now, this.shared.rules.decay, tried(), this.avoid)
         {
-            *this.first = Some(candidate(&set, pick.first));
+            *this.first = Some(candidate(&set, pick));
             *this.tried_another = false;
             return Ok(true);
         }

@@ -5,6 +5,9 @@ use std::time::Duration;
 use tower_mesh_core::classify::AbandonedPolicy;
 use tower_mesh_core::error::{InvalidConfig, Mistake};
 
+use crate::algorithm::Algorithm;
+use crate::policy::warm::SlowStart;
+
 /// How long to wait for endpoints, and how to judge their load. A value that exists is right.
 ///
 /// ```
@@ -14,13 +17,23 @@ use tower_mesh_core::error::{InvalidConfig, Mistake};
 /// assert_eq!(config.ready_timeout(), Duration::from_secs(1));
 /// # Ok::<(), tower_mesh_core::error::InvalidConfig>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DiscoveryConfig {
     ready_timeout: Duration,
     latency_decay: Duration,
     failure_penalty: Duration,
     stalled_after: Duration,
     max_endpoints: usize,
+    algorithm: Algorithm,
+    active_request_bias: f64,
+    hash_balance_factor: u32,
+    ring_size: usize,
+    subset_size: usize,
+    overprovisioning: u32,
+    panic_threshold: u32,
+    slow_start_window: Duration,
+    slow_start_aggression: f64,
+    slow_start_min_weight: f64,
 }
 
 impl Default for DiscoveryConfig {
@@ -31,6 +44,16 @@ impl Default for DiscoveryConfig {
             failure_penalty: Duration::from_secs(5),
             stalled_after: AbandonedPolicy::default().stalled_after(),
             max_endpoints: 10_000,
+            algorithm: Algorithm::P2cEwma,
+            active_request_bias: 1.0,
+            hash_balance_factor: 0,
+            ring_size: 4096,
+            subset_size: 0,
+            overprovisioning: 140,
+            panic_threshold: 50,
+            slow_start_window: Duration::ZERO,
+            slow_start_aggression: 1.0,
+            slow_start_min_weight: 0.1,
         }
     }
 }
@@ -64,6 +87,60 @@ impl DiscoveryConfig {
     /// The most endpoints taken from the source; what is over is left out and told. Default 10 000.
     pub fn max_endpoints(&self) -> usize {
         self.max_endpoints
+    }
+
+    /// How an endpoint is chosen for a call. Default [`Algorithm::P2cEwma`].
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// How much calls in flight count for [`Algorithm::P2cLeastRequest`]: the load is `(in flight + 1)^bias / weight`. Default 1 (Envoy).
+    pub fn active_request_bias(&self) -> f64 {
+        self.active_request_bias
+    }
+
+    /// For [`Algorithm::RingHash`] and [`Algorithm::Maglev`]: the most calls in flight that an endpoint may have, in percent of the average by weight; a call over it goes to the next endpoint. Default 0: no bound (Envoy).
+    pub fn hash_balance_factor(&self) -> u32 {
+        self.hash_balance_factor
+    }
+
+    /// The least entries on the ring of [`Algorithm::RingHash`], of at least 16 for each endpoint. Default 4096 (the cap that gRPC has).
+    pub fn ring_size(&self) -> usize {
+        self.ring_size
+    }
+
+    /// How many endpoints of each failover level this client uses at most, chosen by rendezvous hashing (gRFC A68). Default 0: all.
+    pub fn subset_size(&self) -> usize {
+        self.subset_size
+    }
+
+    /// What a failover level can carry, in percent of its healthy part: at 140, calls go to the next level when fewer than 72 % are healthy. Default 140 (Envoy).
+    pub fn overprovisioning(&self) -> u32 {
+        self.overprovisioning
+    }
+
+    /// With a smaller part of a failover level available, in percent, and the other levels unable to make up for it, what probes and peers say is not looked at: better all endpoints than too few. Default 50 (Envoy). 0: never.
+    pub fn panic_threshold(&self) -> u32 {
+        self.panic_threshold
+    }
+
+    /// How long the share of an endpoint grows that is new or available again. Default 0: it has its whole share at once. Not for hashing.
+    pub fn slow_start_window(&self) -> Duration {
+        self.slow_start_window
+    }
+
+    /// How the share grows: by `(time / window)^(1 / aggression)`. Default 1, evenly (Envoy).
+    pub fn slow_start_aggression(&self) -> f64 {
+        self.slow_start_aggression
+    }
+
+    /// The least factor while the share grows. Default 0.1 (Envoy).
+    pub fn slow_start_min_weight(&self) -> f64 {
+        self.slow_start_min_weight
+    }
+
+    pub(crate) fn slow_start(&self) -> Option<SlowStart> {
+        SlowStart::new(self.slow_start_window, self.slow_start_aggression, self.slow_start_min_weight)
     }
 }
 
@@ -103,6 +180,66 @@ impl DiscoveryConfigBuilder {
         self
     }
 
+    /// See [`DiscoveryConfig::algorithm`].
+    pub fn algorithm(mut self, algorithm: Algorithm) -> Self {
+        self.0.algorithm = algorithm;
+        self
+    }
+
+    /// See [`DiscoveryConfig::active_request_bias`]. Above 0, up to 10.
+    pub fn active_request_bias(mut self, active_request_bias: f64) -> Self {
+        self.0.active_request_bias = active_request_bias;
+        self
+    }
+
+    /// See [`DiscoveryConfig::hash_balance_factor`]. 0, or from 101 to 10 000.
+    pub fn hash_balance_factor(mut self, hash_balance_factor: u32) -> Self {
+        self.0.hash_balance_factor = hash_balance_factor;
+        self
+    }
+
+    /// See [`DiscoveryConfig::ring_size`]. From 1 to 1 000 000.
+    pub fn ring_size(mut self, ring_size: usize) -> Self {
+        self.0.ring_size = ring_size;
+        self
+    }
+
+    /// See [`DiscoveryConfig::subset_size`]. From 0 to 1 000 000.
+    pub fn subset_size(mut self, subset_size: usize) -> Self {
+        self.0.subset_size = subset_size;
+        self
+    }
+
+    /// See [`DiscoveryConfig::overprovisioning`]. From 100 to 1000.
+    pub fn overprovisioning(mut self, overprovisioning: u32) -> Self {
+        self.0.overprovisioning = overprovisioning;
+        self
+    }
+
+    /// See [`DiscoveryConfig::panic_threshold`]. From 0 to 100.
+    pub fn panic_threshold(mut self, panic_threshold: u32) -> Self {
+        self.0.panic_threshold = panic_threshold;
+        self
+    }
+
+    /// See [`DiscoveryConfig::slow_start_window`]. From 0 to 1 h.
+    pub fn slow_start_window(mut self, slow_start_window: Duration) -> Self {
+        self.0.slow_start_window = slow_start_window;
+        self
+    }
+
+    /// See [`DiscoveryConfig::slow_start_aggression`]. Above 0, up to 100.
+    pub fn slow_start_aggression(mut self, slow_start_aggression: f64) -> Self {
+        self.0.slow_start_aggression = slow_start_aggression;
+        self
+    }
+
+    /// See [`DiscoveryConfig::slow_start_min_weight`]. Above 0, up to 1.
+    pub fn slow_start_min_weight(mut self, slow_start_min_weight: f64) -> Self {
+        self.0.slow_start_min_weight = slow_start_min_weight;
+        self
+    }
+
     /// The configuration.
     ///
     /// # Errors
@@ -135,6 +272,33 @@ impl DiscoveryConfigBuilder {
         if !(1..=1_000_000).contains(&config.max_endpoints) {
             mistakes.push(Mistake::new("max_endpoints", config.max_endpoints, "1 to 1000000"));
         }
+        let mut check =
+            |field: &'static str, found: &dyn std::fmt::Display, right: bool, allowed: &'static str| {
+                if !right {
+                    mistakes.push(Mistake::new(field, found, allowed));
+                }
+            };
+        let positive = |value: f64, most: f64| value > 0.0 && value <= most;
+        let bias = config.active_request_bias;
+        check("active_request_bias", &bias, positive(bias, 10.0), "above 0, up to 10");
+        let factor = config.hash_balance_factor;
+        let right = factor == 0 || (101..=10_000).contains(&factor);
+        check("hash_balance_factor", &factor, right, "0, or 101 to 10000");
+        let ring = config.ring_size;
+        check("ring_size", &ring, (1..=1_000_000).contains(&ring), "1 to 1000000");
+        let subset = config.subset_size;
+        check("subset_size", &subset, subset <= 1_000_000, "0 to 1000000");
+        let over = config.overprovisioning;
+        check("overprovisioning", &over, (100..=1000).contains(&over), "100 to 1000");
+        let panic = config.panic_threshold;
+        check("panic_threshold", &panic, panic <= 100, "0 to 100");
+        let window = config.slow_start_window;
+        let shown = format!("{window:?}");
+        check("slow_start_window", &shown, window <= minutes(60), "0s to 1h");
+        let aggression = config.slow_start_aggression;
+        check("slow_start_aggression", &aggression, positive(aggression, 100.0), "above 0, up to 100");
+        let least = config.slow_start_min_weight;
+        check("slow_start_min_weight", &least, positive(least, 1.0), "above 0, up to 1");
         InvalidConfig::check(mistakes)?;
         Ok(config)
     }
@@ -150,6 +314,18 @@ mod tests {
             DiscoveryConfig::builder().ready_timeout(Duration::ZERO).max_endpoints(0).build().unwrap_err();
         let fields: Vec<_> = wrong.mistakes().iter().map(Mistake::field).collect();
         assert_eq!(fields, ["ready_timeout", "max_endpoints"]);
+        let wrong = DiscoveryConfig::builder()
+            .active_request_bias(0.0)
+            .hash_balance_factor(100)
+            .ring_size(0)
+            .subset_size(1_000_001)
+            .overprovisioning(99)
+            .panic_threshold(101)
+            .slow_start_window(Duration::from_secs(3601))
+            .slow_start_aggression(f64::NAN)
+            .slow_start_min_weight(1.5)
+            .build();
+        assert_eq!(wrong.unwrap_err().mistakes().len(), 9);
     }
 
     #[test]
@@ -162,6 +338,16 @@ mod tests {
             ("failure_penalty", format!("{:?}", config.failure_penalty())),
             ("stalled_after", format!("{:?}", config.stalled_after())),
             ("max_endpoints", config.max_endpoints().to_string()),
+            ("algorithm", format!("{:?}", config.algorithm())),
+            ("active_request_bias", config.active_request_bias().to_string()),
+            ("hash_balance_factor", config.hash_balance_factor().to_string()),
+            ("ring_size", config.ring_size().to_string()),
+            ("subset_size", config.subset_size().to_string()),
+            ("overprovisioning", config.overprovisioning().to_string()),
+            ("panic_threshold", config.panic_threshold().to_string()),
+            ("slow_start_window", format!("{:?}", config.slow_start_window())),
+            ("slow_start_aggression", config.slow_start_aggression().to_string()),
+            ("slow_start_min_weight", config.slow_start_min_weight().to_string()),
         ] {
             assert!(page.contains(&format!("| `{knob}` | {value} |")), "{knob} {value}");
         }

@@ -120,7 +120,7 @@ impl Source {
                     known.updated_at = Some(now);
                     known.last_error = None;
                     // The first answer is a version of its own even when it is empty.
-                    if change.is_of_membership() || known.version == 0 {
+                    if change.is_news() || known.version == 0 {
                         known.version += 1;
                     }
                     let (alive, dead) =

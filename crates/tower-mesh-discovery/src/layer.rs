@@ -8,10 +8,13 @@ use tower_layer::Layer;
 use tower_mesh_core::classify::ByResult;
 use tower_mesh_core::{Bind, EndpointHandle, Resolve, SameClient, ServiceName, Sharded};
 
+use crate::algorithm::{Algorithm, Choice};
 use crate::balance::Balance;
+use crate::candidates::Picker;
 use crate::config::DiscoveryConfig;
 use crate::driver::{Driver, Source};
 use crate::in_flight::Rules;
+use crate::plan::Settings;
 use crate::set::{Binding, Set, Shared, Subscriber};
 use crate::status::DiscoveryStatus;
 
@@ -25,6 +28,7 @@ pub struct DiscoveryLayer<B = SameClient, P = NoLayers, C = ByResult> {
     bind: Arc<B>,
     per_endpoint: Arc<P>,
     classifier: C,
+    settings: Settings,
 }
 
 impl DiscoveryLayer {
@@ -52,6 +56,11 @@ impl DiscoveryLayer {
             bind: Arc::new(SameClient),
             per_endpoint: Arc::new(NoLayers),
             classifier: ByResult,
+            settings: Settings {
+                choice: Choice::Algorithm(config.algorithm()),
+                locality: None,
+                seed: fastrand::u64(..),
+            },
         };
         (layer, driver)
     }
@@ -77,6 +86,7 @@ impl<B, P, C> DiscoveryLayer<B, P, C> {
             bind: Arc::new(bind),
             per_endpoint: self.per_endpoint,
             classifier: self.classifier,
+            settings: self.settings,
         }
     }
 
@@ -92,6 +102,7 @@ impl<B, P, C> DiscoveryLayer<B, P, C> {
             bind: self.bind,
             per_endpoint: Arc::new(With::new(layers)),
             classifier: self.classifier,
+            settings: self.settings,
         }
     }
 
@@ -103,6 +114,7 @@ impl<B, P, C> DiscoveryLayer<B, P, C> {
             bind: self.bind,
             per_endpoint: Arc::new(stack),
             classifier: self.classifier,
+            settings: self.settings,
         }
     }
 
@@ -114,7 +126,42 @@ impl<B, P, C> DiscoveryLayer<B, P, C> {
             bind: self.bind,
             per_endpoint: self.per_endpoint,
             classifier,
+            settings: self.settings,
         }
+    }
+
+    /// How an endpoint is chosen for each call. Default: what the configuration says, and there [`Algorithm::P2cEwma`].
+    pub fn algorithm(mut self, algorithm: Algorithm) -> Self {
+        self.settings.choice = Choice::Algorithm(algorithm);
+        self
+    }
+
+    /// Chooses endpoints by a picker of the caller's own: `make` is called with the endpoints of each level and locality whenever one of them comes, goes or changes. See
+    /// [`Picker`].
+    pub fn pick_with<F, K>(mut self, make: F) -> Self
+    where
+        F: Fn(&[EndpointHandle]) -> K + Send + Sync + 'static,
+        K: Picker,
+    {
+        self.settings.choice = Choice::Own(Arc::new(move |endpoints| Box::new(make(endpoints))));
+        self
+    }
+
+    /// Where the caller stands: endpoints of the same locality are preferred, and as many calls go to others as those have left over. Default none: localities
+    /// are not looked at.
+    ///
+    /// The rule is Envoy's: if the own locality has at least its part of the usable endpoints, all calls stay; else so much goes elsewhere as it falls short. Callers are
+    /// taken to be as many in each locality. It holds within a failover level, with at least 6 usable endpoints and out of panic; else localities are not looked at.
+    pub fn locality(mut self, own: impl AsRef<str>) -> Self {
+        self.settings.locality = Some(own.as_ref().into());
+        self
+    }
+
+    /// Which subset of the endpoints this client uses, where [`DiscoveryConfig::subset_size`] bounds them: clients with the same seed use the same.
+    /// Default: random, so that many clients together use all alike.
+    pub fn subset_seed(mut self, seed: u64) -> Self {
+        self.settings.seed = seed;
+        self
     }
 
     /// The balancer where there is no client to begin with: `connect` makes each endpoint's service, lazily connected, from nothing.
@@ -170,6 +217,7 @@ where
             set: ArcSwap::from_pointee(Set::empty()),
             config: self.config,
             rules: Rules::new(&self.config),
+            settings: self.settings.clone(),
             source: self.source.clone(),
         });
         let binding: Arc<dyn Subscriber> = Arc::new(Binding {
@@ -191,6 +239,7 @@ impl<B, P, C: Clone> Clone for DiscoveryLayer<B, P, C> {
             bind: self.bind.clone(),
             per_endpoint: self.per_endpoint.clone(),
             classifier: self.classifier.clone(),
+            settings: self.settings.clone(),
         }
     }
 }

@@ -6,21 +6,27 @@ mod file;
 mod fixed;
 mod policy;
 
+mod algorithm;
 mod as_discover;
 mod balance;
+mod candidates;
 mod choosing;
 mod driver;
 mod error;
 mod from_discover;
 mod future;
+mod hash_key;
 mod in_flight;
 mod layer;
 mod members;
+mod plan;
 mod set;
 mod status;
 
+pub use algorithm::Algorithm;
 pub use as_discover::AsDiscover;
 pub use balance::Balance;
+pub use candidates::{Candidates, Picker};
 pub use config::{DiscoveryConfig, DiscoveryConfigBuilder};
 pub use driver::Driver;
 pub use error::{NoEndpoints, NoEndpointsReason, NotDriven, NotReady};
@@ -29,9 +35,13 @@ pub use file::{FileError, FileList};
 pub use fixed::{FixedList, InvalidList};
 pub use from_discover::FromDiscover;
 pub use future::BalanceFuture;
+pub use hash_key::{HashKey, HashKeyFuture, HashKeyLayer};
 pub use in_flight::InFlight;
 pub use layer::{DiscoveryLayer, NoLayers, PerEndpoint, With};
 pub use status::{DiscoveryState, DiscoveryStatus};
 
 #[doc(hidden)]
-pub use policy::pick;
+pub use policy::hash as hashing;
+pub use policy::hash::{combine, hash};
+#[doc(hidden)]
+pub use policy::{levels, pick, warm, weighted};

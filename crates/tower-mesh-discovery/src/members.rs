@@ -25,15 +25,29 @@ pub(crate) struct Change {
     pub(crate) removed: usize,
     /// Stayed, but at another address.
     pub(crate) moved: usize,
+    /// Known already, with other attributes than before.
+    pub(crate) altered: usize,
     /// Announced, but over the bound and left out.
     pub(crate) over: usize,
 }
 
 impl Change {
-    /// Whether services must be made or dropped for it.
-    pub(crate) fn is_of_membership(&self) -> bool {
-        self.added + self.removed + self.moved > 0
+    /// Whether anything is other than before: services must be made or dropped, or the plan of picks made anew.
+    pub(crate) fn is_news(&self) -> bool {
+        self.added + self.removed + self.moved + self.altered > 0
     }
+
+    fn count(&mut self, updated: Updated) {
+        self.moved += usize::from(updated.moved);
+        self.altered += usize::from(updated.altered);
+    }
+}
+
+/// What an update did to one member.
+#[derive(Clone, Copy)]
+struct Updated {
+    altered: bool,
+    moved: bool,
 }
 
 impl Member {
@@ -42,16 +56,16 @@ impl Member {
         Self { key: handle.key(), moves: 0, handle }
     }
 
-    /// Gives it the attributes of `endpoint`; whether it has moved.
-    fn update(&mut self, endpoint: Endpoint) -> bool {
+    /// Gives it the attributes of `endpoint`.
+    fn update(&mut self, endpoint: Endpoint) -> Updated {
         let before = self.handle.endpoint();
         if *before == endpoint {
-            return false;
+            return Updated { altered: false, moved: false };
         }
         let moved = before.address() != endpoint.address();
         self.handle.update(endpoint);
         self.moves = self.moves.wrapping_add(moved.into());
-        moved
+        Updated { altered: true, moved }
     }
 
     /// Whether a service made for `other` serves this one too.
@@ -61,6 +75,10 @@ impl Member {
 }
 
 impl Members {
+    pub(crate) fn new(members: Vec<Member>) -> Self {
+        Self(Arc::new(members))
+    }
+
     pub(crate) fn as_slice(&self) -> &[Member] {
         &self.0
     }
@@ -81,7 +99,7 @@ impl Members {
             next.iter().enumerate().map(|(i, member)| (member.handle.id().clone(), i)).collect();
         for endpoint in announced {
             if let Some(&i) = placed.get(endpoint.id()) {
-                change.moved += usize::from(next[i].update(endpoint));
+                change.count(next[i].update(endpoint));
                 continue;
             }
             if next.len() >= max {
@@ -91,7 +109,7 @@ impl Members {
             let member = match known.get(endpoint.id()) {
                 Some(&member) => {
                     let mut member = member.clone();
-                    change.moved += usize::from(member.update(endpoint));
+                    change.count(member.update(endpoint));
                     member
                 }
                 None => {
@@ -108,7 +126,7 @@ impl Members {
                 change.removed += 1;
             }
         }
-        if change.is_of_membership() {
+        if change.is_news() {
             self.0 = Arc::new(next);
         }
         change
@@ -148,7 +166,7 @@ mod tests {
         a.started();
         let heavy = endpoint("a:1").with_weight(NonZeroU32::new(5).unwrap());
         let change = apply(&mut members, Update::Reset(vec![heavy, endpoint("c:1")]));
-        assert_eq!(change, Change { added: 1, removed: 1, ..Change::default() });
+        assert_eq!(change, Change { added: 1, removed: 1, altered: 1, ..Change::default() });
         let kept = &members.as_slice()[0].handle;
         assert_eq!((kept.key(), kept.counts().started, kept.endpoint().weight().get()), (a.key(), 1, 5));
     }
@@ -174,7 +192,10 @@ mod tests {
         let before = members.as_slice()[0].clone();
         for update in [Update::Upsert(vec![named("a:2")]), Update::Reset(vec![named("a:3")])] {
             let earlier = members.as_slice()[0].clone();
-            assert_eq!(apply(&mut members, update.clone()), Change { moved: 1, ..Change::default() });
+            assert_eq!(
+                apply(&mut members, update.clone()),
+                Change { moved: 1, altered: 1, ..Change::default() }
+            );
             assert!(!members.as_slice()[0].is_served_as(&earlier));
             assert_eq!(apply(&mut members, update), Change::default(), "said again, nothing moves");
         }

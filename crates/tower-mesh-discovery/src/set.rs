@@ -8,17 +8,20 @@ use arc_swap::ArcSwap;
 use tower_mesh_core::Bind;
 use tower_mesh_core::sharded::WeakSharded;
 
+use crate::balance::clock;
 use crate::config::DiscoveryConfig;
 use crate::driver::Source;
 use crate::in_flight::Rules;
 use crate::layer::PerEndpoint;
 use crate::members::{Member, Members};
+use crate::plan::{self, Plan, Settings};
 
 /// What calls read: replaced as a whole, never changed. Members and services lie apart, so that a pick runs over small, dense entries.
 pub(crate) struct Set<S> {
     pub(crate) version: u64,
     pub(crate) members: Members,
     pub(crate) services: Vec<S>,
+    pub(crate) plan: Plan,
 }
 
 /// What the clones of one balancer share.
@@ -26,6 +29,7 @@ pub(crate) struct Shared<S> {
     pub(crate) set: ArcSwap<Set<S>>,
     pub(crate) config: DiscoveryConfig,
     pub(crate) rules: Rules,
+    pub(crate) settings: Settings,
     pub(crate) source: Arc<Source>,
 }
 
@@ -59,7 +63,7 @@ where
     fn publish(&self, version: u64, members: &Members) -> Option<Retired> {
         let shared = self.shared.upgrade()?;
         // The user's bind and per-endpoint code runs here, under no lock. Two publications of one balancer may so overlap; the newer wins.
-        let next = Arc::new(self.build(version, members, &shared.set.load()));
+        let next = Arc::new(self.build(&shared, version, members));
         let mut current = shared.set.load_full();
         loop {
             if current.version >= version {
@@ -84,7 +88,13 @@ where
     P: PerEndpoint<B::Service>,
     P::Service: Clone,
 {
-    fn build(&self, version: u64, members: &Members, old: &Set<P::Service>) -> Set<P::Service> {
+    fn build(&self, shared: &Shared<P::Service>, version: u64, members: &Members) -> Set<P::Service> {
+        let (config, settings) = (&shared.config, &shared.settings);
+        let old = shared.set.load();
+        let members = match config.subset_size() {
+            0 => members.clone(),
+            size => Members::new(plan::subset(members.as_slice(), size, settings.seed)),
+        };
         let known: HashMap<u32, (&Member, &P::Service)> = old
             .members
             .as_slice()
@@ -96,12 +106,15 @@ where
             Some((before, service)) if member.is_served_as(before) => (*service).clone(),
             _ => self.per_endpoint.layer(&member.handle, self.bind.bind(&self.client, &member.handle)),
         };
-        Set { version, members: members.clone(), services: members.as_slice().iter().map(service).collect() }
+        let services = members.as_slice().iter().map(service).collect();
+        let before = (&old.plan, old.members.as_slice());
+        let plan = Plan::new(config, settings, members.as_slice(), before, clock());
+        Set { version, members, services, plan }
     }
 }
 
 impl<S> Set<S> {
     pub(crate) fn empty() -> Self {
-        Self { version: 0, members: Members::default(), services: Vec::new() }
+        Self { version: 0, members: Members::default(), services: Vec::new(), plan: Plan::empty() }
     }
 }

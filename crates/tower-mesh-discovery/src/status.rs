@@ -34,7 +34,7 @@ pub struct DiscoveryStatus {
     pub endpoints: Vec<EndpointHandle>,
     /// When the source last answered.
     pub updated_at: Option<Tick>,
-    /// How often membership has changed, moves to another address included.
+    /// How often membership, or the attributes of an endpoint, have changed.
     pub version: u64,
     /// The source's last error, if its last word was one.
     pub last_error: Option<Arc<ResolveError>>,

@@ -66,6 +66,10 @@ impl Part {
         health: Option<AnyHealth>,
     ) -> Self {
         let (discovery, driver) = DiscoveryLayer::with_config(resolver, name.clone(), config.discovery);
+        let discovery = match &config.locality {
+            Some(own) => discovery.locality(own),
+            None => discovery,
+        };
         let mut work = vec![Work { component: Component::Discovery, future: Box::pin(driver) }];
         let health = health.map(|(layer, prober)| {
             work.push(Work { component: Component::Health, future: Box::pin(prober) });

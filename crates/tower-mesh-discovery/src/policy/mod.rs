@@ -1,3 +1,7 @@
 //! Pure rules: no clock, no random source, no lock.
 
+pub mod hash;
+pub mod levels;
 pub mod pick;
+pub mod warm;
+pub mod weighted;

@@ -36,8 +36,7 @@ pub fn p2c(
     }
     let mut found = None;
     for _ in 0..DRAWS {
-        let bits = draw();
-        let (a, b) = distinct_pair(scale(bits as u32, len), scale((bits >> 32) as u32, len - 1));
+        let (a, b) = draw_pair(draw(), len);
         match (usable(a), usable(b)) {
             (true, true) => {
                 let (first, second) = if load(b) < load(a) { (b, a) } else { (a, b) };
@@ -61,6 +60,13 @@ pub fn p2c(
     found.or_else(|| scan(len, draw(), usable)).map(|first| Pick { first, second: None })
 }
 
+/// What an endpoint's weight comes to with so many calls in flight: `weight/(active+1)^bias` (Envoy's least request).
+#[inline]
+pub fn request_weight(weight: f64, active: u64, bias: f64) -> f64 {
+    let taken = active as f64 + 1.0;
+    weight / if bias == 1.0 { taken } else { taken.powf(bias) }
+}
+
 /// The first usable endpoint from a random place on: reached when almost none is.
 #[cold]
 fn scan(len: usize, bits: u64, usable: impl Fn(usize) -> bool) -> Option<usize> {
@@ -68,9 +74,15 @@ fn scan(len: usize, bits: u64, usable: impl Fn(usize) -> bool) -> Option<usize> 
     (start..len).chain(0..start).find(|&i| usable(i))
 }
 
+/// Two distinct indexes below `len`, which is at least 2, out of 64 random bits.
+#[inline]
+pub fn draw_pair(bits: u64, len: usize) -> (usize, usize) {
+    distinct_pair(scale(bits as u32, len), scale((bits >> 32) as u32, len - 1))
+}
+
 /// Maps 32 random bits to a number below `len` by multiplication (Lemire), which needs no division.
 #[inline]
-fn scale(bits: u32, len: usize) -> usize {
+pub(super) fn scale(bits: u32, len: usize) -> usize {
     ((u64::from(bits) * len as u64) >> 32) as usize
 }
 

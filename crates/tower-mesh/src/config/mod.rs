@@ -33,6 +33,8 @@
 //! path = "/healthz"
 //! [services.users.discovery]
 //! ready_timeout = "3s"
+//! algorithm = "p2c_ewma"           # p2c_least_request, round_robin, random, ring_hash, maglev
+//! locality = "zone-a"              # where this program stands
 //! ```
 //!
 //! The fields of the tables are those of the layers' configurations:
@@ -46,6 +48,7 @@ mod tree;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tower_mesh_breaker::BreakerConfig;
@@ -205,6 +208,7 @@ pub struct ServiceConfig {
     pub(crate) source: SourceConfig,
     pub(crate) required: bool,
     pub(crate) discovery: DiscoveryConfig,
+    pub(crate) locality: Option<Arc<str>>,
     pub(crate) deadline: DeadlineConfig,
     pub(crate) retry: RetryConfig,
     pub(crate) budget: BudgetConfig,
@@ -253,6 +257,7 @@ impl ServiceConfig {
             source,
             required: true,
             discovery: DiscoveryConfig::default(),
+            locality: None,
             deadline: DeadlineConfig::default(),
             retry: RetryConfig::default(),
             budget: BudgetConfig::default(),
@@ -283,6 +288,17 @@ impl ServiceConfig {
     pub fn discovery(mut self, config: DiscoveryConfig) -> Self {
         self.discovery = config;
         self
+    }
+
+    /// Where this program stands: endpoints of the same locality are preferred. Default none: localities are not looked at. See
+    /// [`DiscoveryLayer::locality`](tower_mesh_discovery::DiscoveryLayer::locality).
+    pub fn locality(mut self, own: impl AsRef<str>) -> Self {
+        self.locality = Some(own.as_ref().into());
+        self
+    }
+
+    pub(crate) fn is_locality(text: &str) -> bool {
+        Endpoint::new("any:1").and_then(|endpoint| endpoint.with_locality(text)).is_ok()
     }
 
     /// The bound on the whole call.

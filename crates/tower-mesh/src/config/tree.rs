@@ -1,6 +1,7 @@
 //! Which fields there are, and what becomes of them.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use serde_json::Value;
 use tower_mesh_breaker::outlier::{Dialect, OutlierConfig, OutlierConfigBuilder};
@@ -8,7 +9,7 @@ use tower_mesh_breaker::{BreakerConfig, BreakerConfigBuilder, OpenDelay, WindowK
 use tower_mesh_core::backoff::Jitter;
 use tower_mesh_core::error::Mistake;
 use tower_mesh_core::{Endpoint, ServiceName};
-use tower_mesh_discovery::{DiscoveryConfig, DiscoveryConfigBuilder};
+use tower_mesh_discovery::{Algorithm, DiscoveryConfig, DiscoveryConfigBuilder};
 use tower_mesh_health::{HealthConfig, HealthConfigBuilder};
 use tower_mesh_retry::{
     BudgetConfig, BudgetConfigBuilder, DeadlineConfig, DeadlineConfigBuilder, GrowthKind, HedgeConfig,
@@ -57,6 +58,7 @@ fn read_service(table: &mut Table<'_>, mut policies: Policies) -> ServiceConfig 
     service.required = table.flag("required").unwrap_or(true);
     let built = policies.read(table);
     service.discovery = built.discovery;
+    service.locality = policies.locality;
     service.deadline = built.deadline;
     service.retry = built.retry;
     service.budget = built.budget;
@@ -119,6 +121,7 @@ fn read_source(table: &mut Table<'_>) -> SourceConfig {
 #[derive(Clone)]
 struct Policies {
     discovery: DiscoveryConfigBuilder,
+    locality: Option<Arc<str>>,
     deadline: DeadlineConfigBuilder,
     retry: RetryConfigBuilder,
     budget: BudgetConfigBuilder,
@@ -148,6 +151,7 @@ impl Default for Policies {
     fn default() -> Self {
         Self {
             discovery: DiscoveryConfig::builder(),
+            locality: None,
             deadline: DeadlineConfig::builder(),
             retry: RetryConfig::builder(),
             budget: BudgetConfig::builder(),
@@ -190,9 +194,26 @@ impl Policies {
     fn read(&mut self, table: &mut Table<'_>) -> Built {
         let mut part = table.table("discovery");
         set!(self.discovery, part, ready_timeout: duration, latency_decay: duration, failure_penalty: duration,
-            stalled_after: duration);
+            stalled_after: duration, active_request_bias: number, hash_balance_factor: count,
+            overprovisioning: count, panic_threshold: count, slow_start_window: duration,
+            slow_start_aggression: number, slow_start_min_weight: number);
         if let Some(max) = part.count("max_endpoints") {
             self.discovery = self.discovery.max_endpoints(max as usize);
+        }
+        if let Some(size) = part.count("ring_size") {
+            self.discovery = self.discovery.ring_size(size as usize);
+        }
+        if let Some(size) = part.count("subset_size") {
+            self.discovery = self.discovery.subset_size(size as usize);
+        }
+        if let Some(algorithm) = part.word("algorithm", &Algorithm::ALL) {
+            self.discovery = self.discovery.algorithm(algorithm);
+        }
+        if let Some(locality) = part.text("locality") {
+            match ServiceConfig::is_locality(locality) {
+                true => self.locality = Some(locality.into()),
+                false => part.mistake("locality", format_args!("{} bytes", locality.len()), ADDRESS),
+            }
         }
         let discovery = checked!(part, self.discovery, Policies::default().discovery);
         table.absorb(part);
@@ -456,6 +477,53 @@ mod tests {
         assert_eq!(all.services["a"].outlier, Some(OutlierConfig::default()));
         let wrong = wrong("[services.a]\nresolver = \"r\"\n[services.a.outlier]\nmax_ejection_percent = 101");
         assert_eq!(wrong[0].0, "services.a.outlier.max_ejection_percent");
+    }
+
+    #[test]
+    fn every_knob_of_balancing_is_reached() {
+        let config = Config::from_toml(
+            r#"
+            [services.a]
+            resolver = "r"
+            [services.a.discovery]
+            algorithm = "ring_hash"
+            active_request_bias = 2
+            hash_balance_factor = 150
+            ring_size = 64
+            subset_size = 20
+            overprovisioning = 200
+            panic_threshold = 0
+            slow_start_window = "30s"
+            slow_start_aggression = 1.5
+            slow_start_min_weight = 0.2
+            locality = "zone-a"
+            "#,
+        )
+        .unwrap();
+        let expected = DiscoveryConfig::builder()
+            .algorithm(Algorithm::RingHash)
+            .active_request_bias(2.0)
+            .hash_balance_factor(150)
+            .ring_size(64)
+            .subset_size(20)
+            .overprovisioning(200)
+            .panic_threshold(0)
+            .slow_start_window(Duration::from_secs(30))
+            .slow_start_aggression(1.5)
+            .slow_start_min_weight(0.2)
+            .build()
+            .unwrap();
+        let service = &config.services["a"];
+        assert_eq!((service.discovery, service.locality.as_deref()), (expected, Some("zone-a")));
+        for (name, algorithm) in Algorithm::ALL {
+            let text =
+                format!("[services.a]\nresolver = \"r\"\n[services.a.discovery]\nalgorithm = \"{name}\"");
+            assert_eq!(Config::from_toml(&text).unwrap().services["a"].discovery.algorithm(), algorithm);
+        }
+        let mistakes = wrong(
+            "[services.a]\nresolver = \"r\"\n[services.a.discovery]\nalgorithm = \"best\"\nlocality = \"a b\"\nring_size = 0",
+        );
+        assert_eq!(mistakes.len(), 3, "{mistakes:?}");
     }
 
     #[test]

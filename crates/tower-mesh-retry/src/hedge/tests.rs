@@ -332,3 +332,25 @@ async fn under_a_retry_with_the_same_budget_each_attempt_is_told_to_the_throttle
     let after = budget.snapshot(clock());
     assert_eq!((after.milli_tokens, after.granted), (Some(96_500), 4), "two attempts hedged, a third not");
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_reason_reaches_the_hedges_of_a_first_attempt_that_began_anew() {
+    let told = Told::default();
+    let seen = told.clone();
+    let inner = Inner::<(), ()>::new(move |n, ()| {
+        let seen = seen.clone();
+        async move {
+            if n == 1 {
+                sleep(SEC / 2).await;
+                CallContext::restart_attempt(clock());
+            }
+            let tell = Tell::new(&seen);
+            pending::<()>().await;
+            drop(tell);
+            Ok(())
+        }
+    });
+    let within = DeadlineLayer::new(DeadlineConfig::builder().timeout(5 * SEC).build().unwrap());
+    assert!(within.layer(layer(every(SEC, 1)).layer(inner)).oneshot(()).await.is_err());
+    assert_eq!(*told.lock().unwrap(), [DropReason::DeadlineExceeded; 2]);
+}

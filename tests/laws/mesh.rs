@@ -262,3 +262,37 @@ async fn an_outlier_is_left_out_and_comes_back() {
     assert_eq!(mesh.shutdown(seconds(1)).await.tasks, 2, "discovery, and what looks the set over");
     assert_eq!(tasks(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_the_file_says_of_hedges_and_the_throttle_is_done() {
+    let config = r#"
+        [services.users]
+        endpoints = ["slow:1", "good:1"]
+        [services.users.hedge]
+        delay = "100ms"
+        [services.users.budget]
+        max_tokens = 10
+    "#;
+    let mesh = Mesh::builder().config(Config::from_toml(config).unwrap()).build().unwrap();
+    let fleet = Fleet::<Question>::new(["slow:1", "good:1"]);
+    let users = service(&mesh, &fleet);
+    mesh.start().await.unwrap();
+    fleet.set("slow:1", Behaviour::Hanging);
+    let start = now();
+    for _ in 0..10 {
+        assert_eq!(users.clone().oneshot(Question).await.unwrap(), "good:1");
+    }
+    let hedges = fleet.at("slow:1").dropped();
+    assert!(hedges.iter().all(|reason| *reason == DropReason::HedgeLost), "{hedges:?}");
+    assert_eq!(now().since(start), ms(100) * hedges.len() as u32);
+    let retry = |mesh: &Mesh| mesh.status().services[0].retry;
+    assert_eq!((retry(&mesh).granted, retry(&mesh).milli_tokens), (hedges.len() as u64, Some(10_000)));
+
+    fleet.set("slow:1", Behaviour::Failing);
+    fleet.set("good:1", Behaviour::Failing);
+    for _ in 0..4 {
+        assert!(users.clone().oneshot(Question).await.is_err());
+    }
+    assert!(retry(&mesh).throttled > 0, "half of the tokens are gone: {:?}", retry(&mesh));
+    mesh.shutdown(seconds(1)).await;
+}

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tower::retry::RetryLayer as TowersRetryLayer;
 use tower::{Layer, Service, ServiceExt};
-use tower_mesh_core::BoxError;
 use tower_mesh_core::backoff::Jitter;
 use tower_mesh_core::classify::{self, ByResult, Origin, Retry, Verdict};
 use tower_mesh_core::replay::{Idempotent, NotIdempotent, Once};
+use tower_mesh_core::{BoxError, CallContext};
 use tower_mesh_retry::{
     BudgetConfig, DeadlineConfig, DeadlineLayer, RetryBudget, RetryConfig, RetryConfigBuilder, RetryLayer,
     TowerPolicy,
@@ -133,4 +133,20 @@ async fn under_a_deadline_another_attempt_goes_elsewhere() {
         fleet.set("bad:1", Behaviour::Failing);
         assert_eq!(service.oneshot(Query(0)).await.unwrap(), "good:1");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_attempt_has_a_clock_reading_of_its_own() {
+    let within = DeadlineLayer::new(DeadlineConfig::default());
+    let started = Arc::new(Mutex::new(Vec::new()));
+    let seen = started.clone();
+    let service = tower::service_fn(move |_: Query| {
+        seen.lock().unwrap().push(CallContext::attempt_started(now));
+        async { Err::<u64, _>(BoxError::from("down")) }
+    });
+    let service = within.layer(TowersRetryLayer::new(policy(exact())).layer(service));
+    assert!(service.oneshot(Query(0)).await.is_err());
+    let started = started.lock().unwrap();
+    let waits: Vec<_> = started.windows(2).map(|pair| pair[1].since(pair[0])).collect();
+    assert_eq!(waits, [seconds(1), seconds(2)]);
 }

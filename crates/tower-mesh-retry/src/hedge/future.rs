@@ -40,7 +40,7 @@ pin_project! {
         fn drop(this: Pin<&mut Self>) {
             // The first attempt runs in the context of the call, where its guards find the reason. The hedges have contexts of their own.
             if let Some(hedging) = this.project().hedging.as_mut().filter(|hedging| !hedging.out.is_empty()) {
-                hedging.end_all(CallContext::drop_reason_of(hedging.began));
+                hedging.end_all(CallContext::drop_reason_of(hedging.started));
             }
         }
     }
@@ -55,6 +55,8 @@ where
     spare: Option<Sent>,
     scope: CallScope,
     began: Tick,
+    /// The start of the attempt as the context has it: the first attempt may have waited for its endpoint and begun anew.
+    started: Tick,
     deadline: Option<Tick>,
     policy: HedgePolicy,
     timer: Timer,
@@ -86,6 +88,7 @@ where
             spare,
             scope,
             began,
+            started: began,
             deadline,
             policy,
             timer: Timer::default(),
@@ -218,6 +221,9 @@ where
             && let Some(answer) = self.ended(Which::First, result.map_err(Into::into), &mut now)
         {
             return Poll::Ready(answer);
+        }
+        if let Some(started) = self.hedging.scope.with(|call| call.started()).flatten() {
+            self.hedging.started = started;
         }
         let mut asked = 0;
         loop {

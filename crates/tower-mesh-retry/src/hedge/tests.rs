@@ -332,3 +332,66 @@ async fn under_a_retry_with_the_same_budget_each_attempt_is_told_to_the_throttle
     let after = budget.snapshot(clock());
     assert_eq!((after.milli_tokens, after.granted), (Some(96_500), 4), "two attempts hedged, a third not");
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_reason_reaches_the_hedges_of_a_first_attempt_that_began_anew() {
+    let told = Told::default();
+    let seen = told.clone();
+    let inner = Inner::<(), ()>::new(move |n, ()| {
+        let seen = seen.clone();
+        async move {
+            if n == 1 {
+                sleep(SEC / 2).await;
+                CallContext::restart_attempt(clock());
+            }
+            let tell = Tell::new(&seen);
+            pending::<()>().await;
+            drop(tell);
+            Ok(())
+        }
+    });
+    let within = DeadlineLayer::new(DeadlineConfig::builder().timeout(5 * SEC).build().unwrap());
+    assert!(within.layer(layer(every(SEC, 1)).layer(inner)).oneshot(()).await.is_err());
+    assert_eq!(*told.lock().unwrap(), [DropReason::DeadlineExceeded; 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn first_attempts_that_lose_count_with_the_time_they_had() {
+    // First attempts take 100 ms to 1 s in equal shares; a hedge answers at once, so that whatever is hedged is lost.
+    let inner = Inner::<u32, ()>::new(move |_, kind| async move {
+        let first = CallContext::with(|call| call.tried().is_empty()) == Some(true);
+        CallContext::with(|call| call.add_tried(7));
+        sleep(if first { (kind % 10 + 1) * SEC / 10 } else { Duration::ZERO }).await;
+        Ok(())
+    });
+    let budget = BudgetConfig::builder().ratio(1.0).build().unwrap();
+    let layer = layer(every(2 * SEC, 1).percentile(0.75)).budget(RetryBudget::new(budget));
+    let service = layer.layer(inner.clone());
+    let mut before = 0;
+    for round in 0..100 {
+        if round == 50 {
+            before = inner.calls();
+        }
+        futures_util::future::join_all((0..50).map(|n| service.clone().oneshot(n))).await;
+    }
+    let hedges = inner.calls() - before - 50 * 50;
+    assert!((100..=750).contains(&hedges), "a quarter of 2500, not more and more of them: {hedges}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_failed_first_attempt_is_not_that_of_the_call() {
+    for good in [2, 3] {
+        let inner = Inner::new(move |n, ()| async move {
+            let started = CallContext::attempt_started(clock);
+            sleep(SEC).await;
+            CallContext::attempt_ended(started, clock);
+            if n < good { down(n) } else { Ok(n) }
+        });
+        let mut owner = CallContext::new();
+        let service = layer(every(5 * SEC, 1)).layer(inner);
+        let mut call = Box::pin(owner.lend(|| service.oneshot(())));
+        let answer = futures_util::future::poll_fn(|cx| owner.lend(|| call.as_mut().poll(cx))).await;
+        assert_eq!(answer.is_ok(), good == 2);
+        assert_eq!(owner.ended(), None, "whoever asks reads the clock");
+    }
+}

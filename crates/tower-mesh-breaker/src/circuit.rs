@@ -1,7 +1,7 @@
 //! One circuit, shared by all threads: the state machine, a window, and a word that lets closed calls by without a lock.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -49,8 +49,8 @@ pub(crate) struct Inner {
     /// Generation and phase of the machine, published whenever it moves: see [`word`].
     word: AtomicU64,
     consecutive: AtomicU32,
-    /// Another window stands in for `window`: the configuration has asked for another shape since.
-    is_reshaped: AtomicBool,
+    /// What few circuits have, so that the others need not look: [`RESHAPED`], [`IN_A_SET`].
+    flags: AtomicU8,
     /// From the configuration, [`u64::MAX`] if no call is slow.
     slow_after_ns: AtomicU64,
     window: Window,
@@ -67,6 +67,11 @@ pub(crate) struct Inner {
     listeners: Listeners<CircuitEvent>,
     family: Arc<Family>,
 }
+
+/// Another window stands in for the first: the configuration has asked for another shape since.
+const RESHAPED: u8 = 1;
+/// There is a member.
+const IN_A_SET: u8 = 2;
 
 /// What the circuits of one layer, or of one registry, share.
 #[derive(Debug, Default)]
@@ -106,12 +111,12 @@ mod word {
 impl Circuit {
     /// A closed circuit.
     pub fn new(config: BreakerConfig, now: Tick) -> Self {
-        Self::build(config, now, Arc::default(), None, None).announced()
+        Self::build(config.into(), now, Arc::default(), None, None).announced()
     }
 
     /// A closed circuit that shows in the availability of `endpoint`, so that a balancer routes around it.
     pub fn watching(config: BreakerConfig, now: Tick, endpoint: EndpointHandle) -> Self {
-        Self::build(config, now, Arc::default(), Some(endpoint), None).announced()
+        Self::build(config.into(), now, Arc::default(), Some(endpoint), None).announced()
     }
 
     /// The same, of which metrics know from here on: not under a lock, for they are somebody else's code.
@@ -121,7 +126,7 @@ impl Circuit {
     }
 
     pub(crate) fn build(
-        config: BreakerConfig,
+        config: Arc<BreakerConfig>,
         now: Tick,
         family: Arc<Family>,
         endpoint: Option<EndpointHandle>,
@@ -130,12 +135,12 @@ impl Circuit {
         Self(Arc::new(Inner {
             word: AtomicU64::new(word::of(State::Closed, 0)),
             consecutive: AtomicU32::new(0),
-            is_reshaped: AtomicBool::new(false),
+            flags: AtomicU8::new(if member.is_some() { IN_A_SET } else { 0 }),
             slow_after_ns: AtomicU64::new(slow_after_ns(&config)),
             window: new_window(&config, now),
             member,
-            config: ArcSwap::from_pointee(config),
-            machine: Mutex::new(Machine::new(config, now)),
+            machine: Mutex::new(Machine::new(config.clone(), now)),
+            config: ArcSwap::new(config),
             reshaped: ArcSwapOption::empty(),
             endpoint,
             refused: AtomicU64::new(0),
@@ -192,7 +197,10 @@ impl Circuit {
     pub(crate) fn release(&self, admission: Admission, verdict: Verdict, elapsed_ns: u64, now: Tick) {
         let outcome = verdict.outcome;
         let inner = &*self.0;
-        if let Some(member) = &inner.member {
+        let flags = inner.flags.load(Ordering::Acquire);
+        if flags & IN_A_SET != 0
+            && let Some(member) = &inner.member
+        {
             member.record(outcome, elapsed_ns, now);
         }
         let slow = elapsed_ns > inner.slow_after_ns.load(Ordering::Relaxed);
@@ -370,15 +378,19 @@ impl Circuit {
     /// The state stays, and so does what the window holds unless the window itself is another: then the new one begins empty. An open circuit stays open
     /// for as long as it was to. A half-open one that has heard of as many calls as it now wants decides.
     pub fn reload(&self, config: BreakerConfig, now: Tick) {
+        self.reload_shared(&Arc::new(config), now);
+    }
+
+    pub(crate) fn reload_shared(&self, config: &Arc<BreakerConfig>, now: Tick) {
         let inner = &*self.0;
         self.update(now, |machine| {
-            let old = inner.config.swap(Arc::new(config));
-            inner.slow_after_ns.store(slow_after_ns(&config), Ordering::Relaxed);
+            let old = inner.config.swap(config.clone());
+            inner.slow_after_ns.store(slow_after_ns(config), Ordering::Relaxed);
             if old.window() != config.window() {
-                inner.reshaped.store(Some(Arc::new(new_window(&config, now))));
-                inner.is_reshaped.store(true, Ordering::Release);
+                inner.reshaped.store(Some(Arc::new(new_window(config, now))));
+                inner.flags.fetch_or(RESHAPED, Ordering::Release);
             }
-            (machine.reconfigure(config, now, chance()), ())
+            (machine.reconfigure(config.clone(), now, chance()), ())
         });
     }
 
@@ -472,7 +484,8 @@ impl Inner {
     /// The window in use.
     #[inline]
     fn with_window<R>(&self, f: impl FnOnce(&Window) -> R) -> R {
-        if self.is_reshaped.load(Ordering::Acquire) { self.with_reshaped(f) } else { f(&self.window) }
+        let is_reshaped = self.flags.load(Ordering::Acquire) & RESHAPED != 0;
+        if is_reshaped { self.with_reshaped(f) } else { f(&self.window) }
     }
 
     #[cold]

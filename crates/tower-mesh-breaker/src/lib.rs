@@ -14,6 +14,7 @@ mod listeners;
 mod metering;
 mod registry;
 mod service;
+mod sync;
 
 pub use circuit::{Circuit, CircuitEvent, CircuitSnapshot, Permit};
 pub use config::{BreakerConfig, BreakerConfigBuilder, OpenDelay, WindowKind};

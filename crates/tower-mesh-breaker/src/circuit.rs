@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Notify;
 use tower_mesh_core::backoff::Chance;
-use tower_mesh_core::classify::{Origin, Outcome, Verdict};
+use tower_mesh_core::classify::{Outcome, Verdict};
 use tower_mesh_core::window::{CountWindow, Sample, TimeWindow, Window, WindowCounts};
 use tower_mesh_core::{EndpointHandle, EndpointId, Tick};
 
@@ -205,10 +205,18 @@ impl Circuit {
             member.record(outcome, elapsed_ns, now);
         }
         let slow = elapsed_ns > inner.slow_after_ns.load(Ordering::Relaxed);
+        let (failed, in_row) = match outcome {
+            Outcome::Failure(origin) => {
+                let config = inner.config.load();
+                (config.failure_origins().contains(origin), config.consecutive_origins().contains(origin))
+            }
+            _ => (false, false),
+        };
+        // None: it says nothing to the rates.
         let sample = match outcome {
             Outcome::Success | Outcome::Undecided => Some(Sample { failed: false, slow }),
-            Outcome::Failure(_) => Some(Sample { failed: true, slow }),
-            Outcome::Ignored | Outcome::Refused => None,
+            Outcome::Failure(_) if failed => Some(Sample { failed, slow }),
+            Outcome::Failure(_) | Outcome::Ignored | Outcome::Refused => None,
         };
         if admission.state != State::Closed {
             return self.release_trial(admission, sample, verdict.wait, now);
@@ -217,22 +225,24 @@ impl Circuit {
             inner.late.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let Some(sample) = sample else { return };
-        let may_be_bad = inner.with_window(|window| {
-            window.record(now, sample);
-            // Without a failed or slow call in the window there is no rate to reach. With one, a success may be what fills the minimum.
-            window.may_hold_bad(now)
+        let may_be_bad = sample.is_some_and(|sample| {
+            inner.with_window(|window| {
+                window.record(now, sample);
+                // Without a failed or slow call in the window there is no rate to reach. With one, a success may be what fills the minimum.
+                window.may_hold_bad(now)
+            })
         });
         let mut in_a_row = 0;
         match outcome {
-            Outcome::Failure(Origin::Overload) => {}
-            Outcome::Failure(_) => in_a_row = inner.consecutive.fetch_add(1, Ordering::Relaxed) + 1,
-            _ if inner.consecutive.load(Ordering::Relaxed) != 0 => {
+            Outcome::Failure(_) if in_row => {
+                in_a_row = inner.consecutive.fetch_add(1, Ordering::Relaxed) + 1;
+            }
+            Outcome::Success | Outcome::Undecided if inner.consecutive.load(Ordering::Relaxed) != 0 => {
                 inner.consecutive.store(0, Ordering::Relaxed);
             }
             _ => {}
         }
-        if may_be_bad {
+        if may_be_bad || in_a_row > 0 {
             self.evaluate(admission, in_a_row, verdict.wait, now);
         }
     }
@@ -632,6 +642,7 @@ impl CircuitSnapshot {
 #[cfg(all(loom, test))]
 mod loom_tests {
     use loom::thread;
+    use tower_mesh_core::classify::Origin;
 
     use super::*;
 

@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 use tower_mesh_breaker::outlier::{Dialect, OutlierConfig, OutlierConfigBuilder};
-use tower_mesh_breaker::{BreakerConfig, BreakerConfigBuilder, OpenDelay, WindowKind};
+use tower_mesh_breaker::{BreakerConfig, BreakerConfigBuilder, OpenDelay, Origins, WindowKind};
 use tower_mesh_core::backoff::Jitter;
+use tower_mesh_core::classify::Origin;
 use tower_mesh_core::error::InvalidConfig;
 use tower_mesh_core::{Endpoint, ServiceName};
 use tower_mesh_discovery::{DiscoveryConfig, DiscoveryConfigBuilder};
@@ -175,6 +176,12 @@ impl Policies {
         set!(self.breaker, part, failure_threshold: number, min_calls: count, consecutive_failures: count,
             slow_call_duration: duration, slow_call_threshold: number, reset_timeout: duration,
             max_reset_timeout: duration, half_open_permits: count, ramp: duration, stalled_after: duration);
+        if let Some(origins) = origins(&mut part, "failure_origins") {
+            self.breaker = self.breaker.failure_origins(origins);
+        }
+        if let Some(origins) = origins(&mut part, "consecutive_origins") {
+            self.breaker = self.breaker.consecutive_origins(origins);
+        }
         if let Some(delay) = part.word("open_delay", OPEN_DELAYS) {
             self.breaker = self.breaker.open_delay(delay);
         }
@@ -241,6 +248,20 @@ const JITTERS: &[(&str, Jitter)] = &[
     ("equal", Jitter::Equal),
     ("decorrelated", Jitter::Decorrelated),
 ];
+
+/// A list of origins of failures.
+fn origins(table: &mut Table<'_>, key: &'static str) -> Option<Origins> {
+    let mut origins = Vec::new();
+    for name in table.texts(key)? {
+        match name {
+            "local" => origins.push(Origin::Local),
+            "remote" => origins.push(Origin::Remote),
+            "overload" => origins.push(Origin::Overload),
+            other => table.mistake(key, format_args!("{other:?}"), "local, remote, overload"),
+        }
+    }
+    Some(Origins::of(origins))
+}
 
 const DIALECTS: &[(&str, Dialect)] = &[("envoy", Dialect::Envoy), ("grpc", Dialect::Grpc)];
 
@@ -322,6 +343,7 @@ mod tests {
             jitter = "equal"
             [services.b.breaker]
             open_delay = "as-asked"
+            consecutive_origins = ["remote"]
             ramp = "20s"
             [services.b.health]
             path = "/healthz"
@@ -339,6 +361,11 @@ mod tests {
         );
         assert_eq!((a.breaker.open_delay(), a.breaker.ramp()), (OpenDelay::Growing, Duration::ZERO));
         assert_eq!((b.breaker.open_delay(), b.breaker.ramp()), (OpenDelay::AsAsked, Duration::from_secs(20)));
+        assert_eq!(b.breaker.consecutive_origins(), Origins::of([Origin::Remote]));
+        assert_eq!(
+            wrong("[services.a]\nresolver = \"r\"\n[services.a.breaker]\nfailure_origins = [\"moon\"]"),
+            [("services.a.breaker.failure_origins".to_owned(), "\"moon\"".to_owned())]
+        );
         assert!(a.health.is_none() && !b.required);
         let health = b.health.as_ref().unwrap();
         assert_eq!(

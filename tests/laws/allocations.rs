@@ -9,6 +9,8 @@ use std::task::{Context, Poll, Waker};
 
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tower::{Layer, Service, ServiceBuilder};
+use tower_mesh_breaker::outlier::{OutlierConfig, Outliers};
+use tower_mesh_breaker::{BreakerConfig, WindowKind};
 use tower_mesh_core::classify::ByResult;
 use tower_mesh_core::{BoxError, Endpoint, EndpointHandle, Reason};
 use tower_mesh_discovery::{Algorithm, Balance, DiscoveryConfig, DiscoveryLayer, FixedList};
@@ -104,6 +106,14 @@ fn the_ready_path_allocates_nothing() {
     assert_eq!(allocations(&hedge().layer(Echo)), 0, "hedge");
     assert_eq!(allocations(&breakers.layer(Echo)), 0, "breaker alone");
     assert_eq!(allocations(&breakers.watching(&endpoint).layer(Echo)), 0, "breaker watching");
+    let keyed = breaker().keyed(|query: &Query| query.0);
+    assert_eq!(allocations(&keyed.layer(Echo)), 0, "breaker keyed, with keys that are known");
+    let outliers = Outliers::new(OutlierConfig::default()).0;
+    assert_eq!(allocations(&outliers.watching(&endpoint).layer(Echo)), 0, "outlier");
+    let ejecting = breaker().ejecting(&outliers).watching(&endpoint);
+    assert_eq!(allocations(&ejecting.layer(Echo)), 0, "breaker and outlier in one");
+    ejecting.reload(BreakerConfig::builder().window(WindowKind::Calls(50)).build().unwrap());
+    assert_eq!(allocations(&ejecting.layer(Echo)), 0, "the same with another window");
     assert_eq!(allocations(&health().guarding(&endpoint).layer(Echo)), 0, "health");
     assert_eq!(allocations(&balance), 0, "discovery");
     assert_eq!(allocations(&composed), 0, "composed");

@@ -2,6 +2,7 @@
 
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceBuilder};
+use tower_mesh_breaker::outlier::{OutlierConfig, Outliers};
 use tower_mesh_breaker::{Breaker, BreakerConfig, BreakerLayer, Circuit};
 use tower_mesh_core::backoff::Jitter;
 use tower_mesh_core::classify::ByResult;
@@ -26,7 +27,7 @@ pub type Subject = BoxCloneSyncService<Query, u64, BoxError>;
 pub type Wrap = fn(&Inner<Query, u64>) -> Subject;
 
 /// Every layer, alone and together. To be applied inside a tokio runtime.
-pub const ALL: [(&str, Wrap); 8] = [
+pub const ALL: [(&str, Wrap); 10] = [
     ("deadline", |inner| Subject::new(deadline().layer(inner.clone()))),
     ("retry", |inner| Subject::new(retry().layer(inner.clone()))),
     ("hedge", |inner| Subject::new(hedge().layer(inner.clone()))),
@@ -34,6 +35,11 @@ pub const ALL: [(&str, Wrap); 8] = [
     ("breaker watching", |inner| {
         let endpoint = EndpointHandle::new("a:1".parse().expect("an address"));
         Subject::new(breaker().watching(&endpoint).layer(inner.clone()))
+    }),
+    ("breaker keyed", |inner| Subject::new(breaker().keyed(|query: &Query| query.0).layer(inner.clone()))),
+    ("outlier", |inner| {
+        let endpoint = EndpointHandle::new("a:1".parse().expect("an address"));
+        Subject::new(Outliers::new(OutlierConfig::default()).0.watching(&endpoint).layer(inner.clone()))
     }),
     ("health", |inner| {
         let endpoint = EndpointHandle::new("a:1".parse().expect("an address"));

@@ -1,14 +1,13 @@
 //! One circuit, shared by all threads: the state machine, a window, and a word that lets closed calls by without a lock.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Notify;
 use tower_mesh_core::backoff::Chance;
-use tower_mesh_core::classify::{Origin, Outcome, Verdict};
+use tower_mesh_core::classify::{Outcome, Verdict};
 use tower_mesh_core::window::{CountWindow, Sample, TimeWindow, Window, WindowCounts};
 use tower_mesh_core::{EndpointHandle, EndpointId, Tick};
 
@@ -18,6 +17,8 @@ use crate::listeners::Listeners;
 use crate::metering;
 use crate::outlier::Member;
 use crate::policy::machine::{Admission, Machine, State, Transition, TripReason, rate_reached};
+use crate::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// A handle to one circuit; clones are the same circuit.
 ///
@@ -49,8 +50,8 @@ pub(crate) struct Inner {
     /// Generation and phase of the machine, published whenever it moves: see [`word`].
     word: AtomicU64,
     consecutive: AtomicU32,
-    /// Another window stands in for `window`: the configuration has asked for another shape since.
-    is_reshaped: AtomicBool,
+    /// What few circuits have, so that the others need not look: [`RESHAPED`], [`IN_A_SET`].
+    flags: AtomicU8,
     /// From the configuration, [`u64::MAX`] if no call is slow.
     slow_after_ns: AtomicU64,
     window: Window,
@@ -67,6 +68,11 @@ pub(crate) struct Inner {
     listeners: Listeners<CircuitEvent>,
     family: Arc<Family>,
 }
+
+/// Another window stands in for the first: the configuration has asked for another shape since.
+const RESHAPED: u8 = 1;
+/// There is a member.
+const IN_A_SET: u8 = 2;
 
 /// What the circuits of one layer, or of one registry, share.
 #[derive(Debug, Default)]
@@ -106,12 +112,12 @@ mod word {
 impl Circuit {
     /// A closed circuit.
     pub fn new(config: BreakerConfig, now: Tick) -> Self {
-        Self::build(config, now, Arc::default(), None, None).announced()
+        Self::build(config.into(), now, Arc::default(), None, None).announced()
     }
 
     /// A closed circuit that shows in the availability of `endpoint`, so that a balancer routes around it.
     pub fn watching(config: BreakerConfig, now: Tick, endpoint: EndpointHandle) -> Self {
-        Self::build(config, now, Arc::default(), Some(endpoint), None).announced()
+        Self::build(config.into(), now, Arc::default(), Some(endpoint), None).announced()
     }
 
     /// The same, of which metrics know from here on: not under a lock, for they are somebody else's code.
@@ -121,7 +127,7 @@ impl Circuit {
     }
 
     pub(crate) fn build(
-        config: BreakerConfig,
+        config: Arc<BreakerConfig>,
         now: Tick,
         family: Arc<Family>,
         endpoint: Option<EndpointHandle>,
@@ -130,12 +136,12 @@ impl Circuit {
         Self(Arc::new(Inner {
             word: AtomicU64::new(word::of(State::Closed, 0)),
             consecutive: AtomicU32::new(0),
-            is_reshaped: AtomicBool::new(false),
+            flags: AtomicU8::new(if member.is_some() { IN_A_SET } else { 0 }),
             slow_after_ns: AtomicU64::new(slow_after_ns(&config)),
             window: new_window(&config, now),
             member,
-            config: ArcSwap::from_pointee(config),
-            machine: Mutex::new(Machine::new(config, now)),
+            machine: Mutex::new(Machine::new(config.clone(), now)),
+            config: ArcSwap::new(config),
             reshaped: ArcSwapOption::empty(),
             endpoint,
             refused: AtomicU64::new(0),
@@ -192,14 +198,25 @@ impl Circuit {
     pub(crate) fn release(&self, admission: Admission, verdict: Verdict, elapsed_ns: u64, now: Tick) {
         let outcome = verdict.outcome;
         let inner = &*self.0;
-        if let Some(member) = &inner.member {
+        let flags = inner.flags.load(Ordering::Acquire);
+        if flags & IN_A_SET != 0
+            && let Some(member) = &inner.member
+        {
             member.record(outcome, elapsed_ns, now);
         }
         let slow = elapsed_ns > inner.slow_after_ns.load(Ordering::Relaxed);
+        let (failed, in_row) = match outcome {
+            Outcome::Failure(origin) => {
+                let config = inner.config.load();
+                (config.failure_origins().contains(origin), config.consecutive_origins().contains(origin))
+            }
+            _ => (false, false),
+        };
+        // None: it says nothing to the rates.
         let sample = match outcome {
             Outcome::Success | Outcome::Undecided => Some(Sample { failed: false, slow }),
-            Outcome::Failure(_) => Some(Sample { failed: true, slow }),
-            Outcome::Ignored | Outcome::Refused => None,
+            Outcome::Failure(_) if failed => Some(Sample { failed, slow }),
+            Outcome::Failure(_) | Outcome::Ignored | Outcome::Refused => None,
         };
         if admission.state != State::Closed {
             return self.release_trial(admission, sample, verdict.wait, now);
@@ -208,22 +225,24 @@ impl Circuit {
             inner.late.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let Some(sample) = sample else { return };
-        let may_be_bad = inner.with_window(|window| {
-            window.record(now, sample);
-            // Without a failed or slow call in the window there is no rate to reach. With one, a success may be what fills the minimum.
-            window.may_hold_bad(now)
+        let may_be_bad = sample.is_some_and(|sample| {
+            inner.with_window(|window| {
+                window.record(now, sample);
+                // Without a failed or slow call in the window there is no rate to reach. With one, a success may be what fills the minimum.
+                window.may_hold_bad(now)
+            })
         });
         let mut in_a_row = 0;
         match outcome {
-            Outcome::Failure(Origin::Overload) => {}
-            Outcome::Failure(_) => in_a_row = inner.consecutive.fetch_add(1, Ordering::Relaxed) + 1,
-            _ if inner.consecutive.load(Ordering::Relaxed) != 0 => {
+            Outcome::Failure(_) if in_row => {
+                in_a_row = inner.consecutive.fetch_add(1, Ordering::Relaxed) + 1;
+            }
+            Outcome::Success | Outcome::Undecided if inner.consecutive.load(Ordering::Relaxed) != 0 => {
                 inner.consecutive.store(0, Ordering::Relaxed);
             }
             _ => {}
         }
-        if may_be_bad {
+        if may_be_bad || in_a_row > 0 {
             self.evaluate(admission, in_a_row, verdict.wait, now);
         }
     }
@@ -375,15 +394,19 @@ impl Circuit {
     /// The state stays, and so does what the window holds unless the window itself is another: then the new one begins empty. An open circuit stays open
     /// for as long as it was to. A half-open one that has heard of as many calls as it now wants decides.
     pub fn reload(&self, config: BreakerConfig, now: Tick) {
+        self.reload_shared(&Arc::new(config), now);
+    }
+
+    pub(crate) fn reload_shared(&self, config: &Arc<BreakerConfig>, now: Tick) {
         let inner = &*self.0;
         self.update(now, |machine| {
-            let old = inner.config.swap(Arc::new(config));
-            inner.slow_after_ns.store(slow_after_ns(&config), Ordering::Relaxed);
+            let old = inner.config.swap(config.clone());
+            inner.slow_after_ns.store(slow_after_ns(config), Ordering::Relaxed);
             if old.window() != config.window() {
-                inner.reshaped.store(Some(Arc::new(new_window(&config, now))));
-                inner.is_reshaped.store(true, Ordering::Release);
+                inner.reshaped.store(Some(Arc::new(new_window(config, now))));
+                inner.flags.fetch_or(RESHAPED, Ordering::Release);
             }
-            (machine.reconfigure(config, now, chance()), ())
+            (machine.reconfigure(config.clone(), now, chance()), ())
         });
     }
 
@@ -477,7 +500,8 @@ impl Inner {
     /// The window in use.
     #[inline]
     fn with_window<R>(&self, f: impl FnOnce(&Window) -> R) -> R {
-        if self.is_reshaped.load(Ordering::Acquire) { self.with_reshaped(f) } else { f(&self.window) }
+        let is_reshaped = self.flags.load(Ordering::Acquire) & RESHAPED != 0;
+        if is_reshaped { self.with_reshaped(f) } else { f(&self.window) }
     }
 
     #[cold]
@@ -616,5 +640,100 @@ impl CircuitSnapshot {
     fn rate(&self, part: u64) -> Option<f64> {
         let enough = self.counts.total >= self.min_calls.max(1);
         enough.then(|| part as f64 * 100.0 / self.counts.total as f64)
+    }
+}
+
+/// Every interleaving of two threads on the word, the row of failures and the leases. The window within has models of its own.
+#[cfg(all(loom, test))]
+mod loom_tests {
+    use loom::thread;
+    use tower_mesh_core::classify::Origin;
+
+    use super::*;
+
+    const FAILURE: Outcome = Outcome::Failure(Origin::Remote);
+
+    fn circuit(permits: u32) -> (Circuit, Tick) {
+        let config = BreakerConfig::builder().consecutive_failures(2).half_open_permits(permits).build();
+        let now = crate::service::clock();
+        (Circuit::new(config.unwrap(), now), now)
+    }
+
+    fn both(circuit: &Circuit, run: impl Fn(Circuit) -> u32 + Copy + Send + 'static) -> u32 {
+        let other = circuit.clone();
+        let thread = thread::spawn(move || run(other));
+        run(circuit.clone()) + thread.join().unwrap()
+    }
+
+    #[test]
+    fn loom_failures_in_a_row_trip_it_once_however_they_meet() {
+        loom::model(|| {
+            let (circuit, now) = circuit(1);
+            both(&circuit, move |circuit| {
+                if let Ok(permit) = circuit.acquire(now) {
+                    permit.finish(FAILURE, Duration::ZERO, now);
+                }
+                0
+            });
+            let snapshot = circuit.snapshot(now);
+            assert_eq!((snapshot.state, snapshot.generation, snapshot.late), (State::Open, 1, 0));
+        });
+    }
+
+    #[test]
+    fn loom_one_lease_goes_to_one_and_comes_back() {
+        loom::model(|| {
+            let (circuit, now) = circuit(1);
+            circuit.trip(now);
+            let due = now + Duration::from_secs(5);
+            let admitted = both(&circuit, move |circuit| match circuit.acquire(due) {
+                Ok(permit) => {
+                    // It shows nothing and goes back, perhaps before the other asks.
+                    permit.finish(Outcome::Ignored, Duration::ZERO, due);
+                    1
+                }
+                Err(_) => 0,
+            });
+            assert!(admitted >= 1);
+            assert_eq!(circuit.snapshot(due).generation, 2, "it became half-open once");
+            circuit.acquire(due).unwrap().finish(Outcome::Success, Duration::ZERO, due);
+            assert_eq!(circuit.state(), State::Closed);
+        });
+    }
+
+    #[test]
+    fn loom_a_trial_that_decides_meets_one_who_asks() {
+        loom::model(|| {
+            let (circuit, now) = circuit(1);
+            circuit.trip(now);
+            let due = now + Duration::from_secs(5);
+            let trial = circuit.acquire(due).unwrap();
+            let other = circuit.clone();
+            let thread = thread::spawn(move || other.acquire(due).is_ok());
+            trial.finish(Outcome::Success, Duration::ZERO, due);
+            let admitted = thread.join().unwrap();
+            assert_eq!(circuit.state(), State::Closed);
+            assert_eq!(circuit.snapshot(due).refused, u64::from(!admitted));
+        });
+    }
+
+    #[test]
+    fn loom_what_a_state_admitted_counts_for_it_or_is_late_never_both() {
+        loom::model(|| {
+            let (circuit, now) = circuit(1);
+            let permit = circuit.acquire(now).unwrap();
+            let other = circuit.clone();
+            let thread = thread::spawn(move || {
+                other.force_open(now);
+                other.close(now);
+            });
+            permit.finish(FAILURE, Duration::ZERO, now);
+            thread.join().unwrap();
+            let snapshot = circuit.snapshot(now);
+            assert_eq!((snapshot.state, snapshot.generation), (State::Closed, 2));
+            // It may be counted by the state that follows, if that began between its look and its count; in that case it is not late.
+            assert!(snapshot.late + snapshot.counts.total <= 1);
+            assert!(snapshot.consecutive_failures <= 1);
+        });
     }
 }

@@ -1,10 +1,11 @@
 //! When a circuit opens, and how it closes again.
 
+use std::fmt;
 use std::time::Duration;
 
 use tower_mesh_core::Ratio;
 use tower_mesh_core::backoff::{Backoff, Jitter};
-use tower_mesh_core::classify::AbandonedPolicy;
+use tower_mesh_core::classify::{AbandonedPolicy, Origin};
 use tower_mesh_core::error::{InvalidConfig, Mistake};
 
 /// The knobs of a circuit. A value that exists is right.
@@ -24,7 +25,9 @@ pub struct BreakerConfig {
     failure_threshold: Ratio,
     min_calls: u32,
     window: WindowKind,
+    failure_origins: Origins,
     consecutive_failures: u32,
+    consecutive_origins: Origins,
     slow_call_duration: Option<Duration>,
     slow_call_threshold: Ratio,
     reset_timeout: Duration,
@@ -33,6 +36,56 @@ pub struct BreakerConfig {
     half_open_permits: u32,
     ramp: Duration,
     stalled_after: Duration,
+}
+
+/// Which failures a rule counts, by their origin.
+///
+/// ```
+/// use tower_mesh_breaker::Origins;
+/// use tower_mesh_core::classify::Origin;
+/// let answers = Origins::of([Origin::Remote, Origin::Overload]);
+/// assert!(answers.contains(Origin::Remote) && !answers.contains(Origin::Local));
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Origins(u8);
+
+impl Origins {
+    /// Whatever the origin.
+    pub const ALL: Self = Self(0b111);
+    /// All but overload answers.
+    pub const BUT_OVERLOAD: Self = Self(0b011);
+
+    /// These.
+    pub fn of(origins: impl IntoIterator<Item = Origin>) -> Self {
+        Self(origins.into_iter().fold(0, |bits, origin| bits | Self::bit(origin)))
+    }
+
+    /// Whether `origin` is among them.
+    pub const fn contains(self, origin: Origin) -> bool {
+        self.0 & Self::bit(origin) != 0
+    }
+
+    const fn bit(origin: Origin) -> u8 {
+        match origin {
+            Origin::Local => 1,
+            Origin::Remote => 2,
+            Origin::Overload => 4,
+        }
+    }
+}
+
+impl fmt::Display for Origins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = [(Origin::Local, "local"), (Origin::Remote, "remote"), (Origin::Overload, "overload")];
+        let named = names.into_iter().filter(|(origin, _)| self.contains(*origin)).map(|(_, name)| name);
+        f.write_str(&named.collect::<Vec<_>>().join(", "))
+    }
+}
+
+impl fmt::Debug for Origins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Origins({self})")
+    }
 }
 
 /// How long a circuit stays open.
@@ -63,7 +116,9 @@ impl Default for BreakerConfig {
             failure_threshold: Ratio::percent(50),
             min_calls: 10,
             window: WindowKind::Time(Duration::from_secs(10)),
+            failure_origins: Origins::ALL,
             consecutive_failures: 5,
+            consecutive_origins: Origins::BUT_OVERLOAD,
             slow_call_duration: None,
             slow_call_threshold: Ratio::ONE,
             reset_timeout: Duration::from_secs(5),
@@ -97,7 +152,17 @@ impl BreakerConfig {
         self.window
     }
 
-    /// How many failures in a row open it, whatever the rate; 0 for never. Default 5 (Finagle). Overload answers do not count here.
+    /// Which failures the share of failed calls counts. Others say nothing to it, and give a trial call back. Default all (Linkerd).
+    pub fn failure_origins(&self) -> Origins {
+        self.failure_origins
+    }
+
+    /// Which failures count as some in a row. Others leave the row as it is. Default all but overload answers (Linkerd).
+    pub fn consecutive_origins(&self) -> Origins {
+        self.consecutive_origins
+    }
+
+    /// How many failures in a row open it, whatever the rate; 0 for never. Default 5 (Finagle).
     pub fn consecutive_failures(&self) -> u32 {
         self.consecutive_failures
     }
@@ -191,6 +256,18 @@ impl BreakerConfigBuilder {
     /// See [`BreakerConfig::window`]. From 10 ms to 1 h, or from 1 to 1 000 000 calls.
     pub fn window(mut self, window: WindowKind) -> Self {
         self.config.window = window;
+        self
+    }
+
+    /// See [`BreakerConfig::failure_origins`].
+    pub fn failure_origins(mut self, origins: Origins) -> Self {
+        self.config.failure_origins = origins;
+        self
+    }
+
+    /// See [`BreakerConfig::consecutive_origins`].
+    pub fn consecutive_origins(mut self, origins: Origins) -> Self {
+        self.config.consecutive_origins = origins;
         self
     }
 
@@ -321,6 +398,8 @@ mod tests {
             ("min_calls", config.min_calls().to_string()),
             ("window", format!("{window:?}")),
             ("consecutive_failures", config.consecutive_failures().to_string()),
+            ("failure_origins", config.failure_origins().to_string()),
+            ("consecutive_origins", config.consecutive_origins().to_string()),
             ("slow_call_duration", config.slow_call_duration().map_or("none".into(), |d| format!("{d:?}"))),
             ("slow_call_threshold", config.slow_call_threshold().as_f64().to_string()),
             ("reset_timeout", format!("{:?}", config.reset_timeout())),

@@ -34,7 +34,7 @@ pub struct KeyedBreakerLayer<K, F, C> {
 }
 
 impl<K: Hash + Eq + Clone, F, C> KeyedBreakerLayer<K, F, C> {
-    pub(crate) fn new(config: BreakerConfig, other: Circuit, key_of: F, classifier: C) -> Self {
+    pub(crate) fn new(config: Arc<BreakerConfig>, other: Circuit, key_of: F, classifier: C) -> Self {
         Self { keys: Arc::new(Keys::new(config, other)), key_of, classifier }
     }
 
@@ -76,14 +76,15 @@ impl<K: Hash + Eq + Clone, F, C> KeyedBreakerLayer<K, F, C> {
 
     /// Goes by `config` from now on: the circuits of all keys, there or to come, and [`other`](Self::other). See [`Circuit::reload`] for what stays.
     pub fn reload(&self, config: BreakerConfig) {
-        *self.keys.config() = config;
+        let config = Arc::new(config);
+        *self.keys.config() = config.clone();
         let now = clock();
-        self.keys.other.reload(config, now);
+        self.keys.other.reload_shared(&config, now);
         for shard in &self.keys.shards {
             // Once a writer that may have read the old configuration is through.
             drop(shard.writing());
             for entry in shard.map.load().values() {
-                entry.circuit.reload(config, now);
+                entry.circuit.reload_shared(&config, now);
             }
         }
     }
@@ -191,7 +192,7 @@ const SHARDS: usize = 16;
 struct Keys<K> {
     shards: [Shard<K>; SHARDS],
     hasher: RandomState,
-    config: Mutex<BreakerConfig>,
+    config: Mutex<Arc<BreakerConfig>>,
     other: Circuit,
     len: AtomicUsize,
     max: AtomicUsize,
@@ -220,7 +221,7 @@ impl<K> Shard<K> {
 }
 
 impl<K: Hash + Eq + Clone> Keys<K> {
-    fn new(config: BreakerConfig, other: Circuit) -> Self {
+    fn new(config: Arc<BreakerConfig>, other: Circuit) -> Self {
         let shard = |_| Shard { map: ArcSwap::from_pointee(HashMap::new()), writer: Mutex::default() };
         Self {
             shards: std::array::from_fn(shard),
@@ -235,7 +236,7 @@ impl<K: Hash + Eq + Clone> Keys<K> {
         }
     }
 
-    fn config(&self) -> MutexGuard<'_, BreakerConfig> {
+    fn config(&self) -> MutexGuard<'_, Arc<BreakerConfig>> {
         self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -283,7 +284,7 @@ impl<K: Hash + Eq + Clone> Keys<K> {
             if room.is_err() {
                 return self.other.clone();
             }
-            let config = *self.config();
+            let config = self.config().clone();
             let circuit = Circuit::build(config, now, self.other.family().clone(), None, None);
             let mut map = HashMap::clone(&old);
             let entry = Entry { circuit: circuit.clone(), used: AtomicU64::new(used) };

@@ -29,7 +29,7 @@ pub struct BreakerLayer<C> {
 
 /// What a layer, its clones and the layers of its endpoints share.
 struct Common {
-    config: Mutex<BreakerConfig>,
+    config: Mutex<Arc<BreakerConfig>>,
     family: Arc<Family>,
     endpoints: Endpoints,
 }
@@ -51,7 +51,8 @@ impl<C> BreakerLayer<C> {
 
     fn with_family(config: BreakerConfig, classifier: C, family: Family) -> Self {
         let family = Arc::new(family);
-        let circuit = Circuit::build(config, clock(), family.clone(), None, None).announced();
+        let config = Arc::new(config);
+        let circuit = Circuit::build(config.clone(), clock(), family.clone(), None, None).announced();
         let common = Common { config: Mutex::new(config), family, endpoints: Endpoints::default() };
         Self { common: Arc::new(common), classifier, circuit, watching: false, outliers: None }
     }
@@ -59,7 +60,7 @@ impl<C> BreakerLayer<C> {
     /// A layer around `circuit`, which others may share.
     pub fn around(circuit: Circuit, classifier: C) -> Self {
         let common = Common {
-            config: Mutex::new(circuit.config()),
+            config: Mutex::new(Arc::new(circuit.config())),
             family: circuit.family().clone(),
             endpoints: Endpoints::default(),
         };
@@ -100,21 +101,22 @@ impl<C> BreakerLayer<C> {
 
     /// The configuration in use.
     pub fn config(&self) -> BreakerConfig {
-        self.common.config()
+        *self.common.config()
     }
 
     /// Goes by `config` from now on: the circuit of this layer, those of all endpoints watched through it or its clones, and those to come. See
     /// [`Circuit::reload`] for what stays.
     pub fn reload(&self, config: BreakerConfig) {
+        let config = Arc::new(config);
         let circuits = {
             let endpoints = self.common.endpoints.lock();
-            *self.common.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
+            *self.common.config.lock().unwrap_or_else(PoisonError::into_inner) = config.clone();
             endpoints.values().filter_map(Circuit::upgrade).collect::<Vec<_>>()
         };
         let now = clock();
-        self.circuit.reload(config, now);
+        self.circuit.reload_shared(&config, now);
         for circuit in circuits {
-            circuit.reload(config, now);
+            circuit.reload_shared(&config, now);
         }
     }
 
@@ -169,8 +171,8 @@ impl<C> BreakerLayer<C> {
 }
 
 impl Common {
-    fn config(&self) -> BreakerConfig {
-        *self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    fn config(&self) -> Arc<BreakerConfig> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

@@ -14,9 +14,10 @@ mod listeners;
 mod metering;
 mod registry;
 mod service;
+mod sync;
 
 pub use circuit::{Circuit, CircuitEvent, CircuitSnapshot, Permit};
-pub use config::{BreakerConfig, BreakerConfigBuilder, OpenDelay, WindowKind};
+pub use config::{BreakerConfig, BreakerConfigBuilder, OpenDelay, Origins, WindowKind};
 pub use error::CircuitOpen;
 pub use future::BreakerFuture;
 pub use guard::CircuitGuard;

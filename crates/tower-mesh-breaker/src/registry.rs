@@ -61,7 +61,8 @@ impl Breakers {
             }
             let name: Arc<str> = name.into();
             let family = Family { name: Some(name.clone()), listeners: self.0.listeners.clone() };
-            let circuit = Circuit::build(registry.config(&name), clock(), Arc::new(family), None, None);
+            let circuit =
+                Circuit::build(registry.config(&name).into(), clock(), Arc::new(family), None, None);
             registry.circuits.insert(name, circuit.clone());
             circuit
         };

@@ -17,6 +17,7 @@ mod ratio;
 pub mod replay;
 mod resolve;
 pub mod sharded;
+mod sync;
 mod tick;
 pub mod window;
 

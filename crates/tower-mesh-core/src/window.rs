@@ -3,12 +3,12 @@
 //! Both kinds truly slide and are shared by all threads without a lock. Integer counts in a ring, not a decaying average: in a
 //! tight burst an average gives each sample almost no weight, so the burst stays unseen.
 
-use std::sync::atomic::{
-    AtomicU8, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
-};
 use std::time::Duration;
 
 use crate::ratio::Ratio;
+use crate::sync::atomic::{
+    AtomicU8, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
 use crate::tick::{Tick, nanos};
 
 /// One recorded call.
@@ -243,8 +243,9 @@ impl TimeWindow {
         let first = (newest + 1).max((number + 1).saturating_sub(self.buckets.len() as u64));
         for entered in first..=number {
             let bucket = &self.buckets[(entered % self.buckets.len() as u64) as usize];
-            bucket.calls.store(0, Relaxed);
-            bucket.slow.store(0, Relaxed);
+            // Exchanges, as recording is: whoever comes late is before this or after it, and nothing in between.
+            bucket.calls.swap(0, Relaxed);
+            bucket.slow.swap(0, Relaxed);
         }
         self.newest.store(number, Release);
         number
@@ -252,8 +253,8 @@ impl TimeWindow {
 
     fn clear(&self) {
         for bucket in &self.buckets {
-            bucket.calls.store(0, Relaxed);
-            bucket.slow.store(0, Relaxed);
+            bucket.calls.swap(0, Relaxed);
+            bucket.slow.swap(0, Relaxed);
         }
         self.last_bad.store(0, Relaxed);
     }
@@ -307,5 +308,108 @@ mod tests {
             }
         });
         assert_eq!(window.counts(origin), WindowCounts { total: 40_000, failed: 40_000, slow: 0 });
+    }
+}
+
+/// Every interleaving of two or three threads, and every value that a relaxed load may see.
+#[cfg(all(loom, test))]
+#[expect(clippy::disallowed_methods, reason = "time is an argument; tests need some origin")]
+mod loom_tests {
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::*;
+
+    const GOOD: Sample = Sample { failed: false, slow: false };
+    const BAD: Sample = Sample { failed: true, slow: false };
+
+    fn together<T: Send + Sync + 'static>(shared: &Arc<T>, others: impl IntoIterator<Item = fn(&T)>) {
+        let spawn = |run: fn(&T)| {
+            let shared = shared.clone();
+            thread::spawn(move || run(&shared))
+        };
+        let threads: Vec<_> = others.into_iter().map(spawn).collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+
+    /// The sums are those of the slots once all are through, whoever pushed out whom.
+    fn agrees(window: &CountWindow) {
+        let failed = window.slots.iter().filter(|slot| slot.load(Relaxed) & CountWindow::FAILED != 0).count();
+        assert_eq!(window.bad.load(Relaxed), failed as u64);
+    }
+
+    #[test]
+    fn loom_a_count_window_loses_nothing_however_its_slots_are_fought_for() {
+        loom::model(|| {
+            let window = Arc::new(CountWindow::new(2));
+            window.record(BAD);
+            together(
+                &window,
+                [(|window| window.record(BAD)) as fn(&CountWindow), |window| window.record(GOOD)],
+            );
+            agrees(&window);
+            let counts = window.counts();
+            assert_eq!((counts.total, counts.failed), (2, 1), "the first was pushed out");
+        });
+    }
+
+    #[test]
+    fn loom_a_count_window_stays_whole_when_it_is_cleared_meanwhile() {
+        loom::model(|| {
+            let window = Arc::new(CountWindow::new(1));
+            together(
+                &window,
+                [(|window| window.record(BAD)) as fn(&CountWindow), |window| {
+                    window.clear();
+                    let counts = window.counts();
+                    assert!(counts.failed <= counts.total && counts.total <= 1);
+                }],
+            );
+            agrees(&window);
+        });
+    }
+
+    #[test]
+    fn loom_a_time_window_loses_no_call_while_another_thread_moves_it_on() {
+        loom::model(|| {
+            let origin = Tick::of(std::time::Instant::now());
+            let late = origin + Duration::from_millis(1);
+            let window = Arc::new(TimeWindow::new(Duration::from_millis(3), 3, origin));
+            let spawn = |at: Tick| {
+                let window = window.clone();
+                thread::spawn(move || window.record(at, BAD))
+            };
+            let threads = [spawn(origin), spawn(late)];
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+            assert_eq!(window.counts(late), WindowCounts { total: 2, failed: 2, slow: 0 });
+            assert!(window.may_hold_bad(late));
+            // Whoever came late recorded where the window was: at most one bucket before its time.
+            let gone = origin + Duration::from_millis(4);
+            assert_eq!(window.counts(gone).total, 0);
+            assert!(!window.may_hold_bad(gone));
+        });
+    }
+
+    #[test]
+    fn loom_one_thread_clears_the_way_and_no_other_waits_for_it() {
+        loom::model(|| {
+            let origin = Tick::of(std::time::Instant::now());
+            let window = Arc::new(TimeWindow::new(Duration::from_millis(2), 2, origin));
+            window.record(origin, BAD);
+            let later = origin + Duration::from_millis(3);
+            let spawn = || {
+                let window = window.clone();
+                thread::spawn(move || window.record(later, GOOD))
+            };
+            let threads = [spawn(), spawn()];
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+            let counts = window.counts(later);
+            assert!(
+                counts.total <= 2 && counts.failed == 0,
+                "what was before the window is gone: {counts:?}"
+            );
+            assert!(counts.total >= 1, "whoever moved it on is counted: {counts:?}");
+            assert_eq!(window.newest.load(Relaxed) & BUSY, 0);
+        });
     }
 }

@@ -11,6 +11,7 @@
 //!  metrics only (all traffic, counted)
 //! ```
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tower_mesh_core::Tick;
@@ -115,7 +116,8 @@ pub(crate) struct Entry {
 
 #[derive(Debug)]
 pub(crate) struct Machine {
-    config: BreakerConfig,
+    /// Shared: there are as many machines as endpoints.
+    config: Arc<BreakerConfig>,
     generation: u64,
     phase: Phase,
     /// How often it has opened since it was last settled: the open time grows with it.
@@ -151,9 +153,9 @@ enum Phase {
 }
 
 impl Machine {
-    pub(crate) fn new(config: BreakerConfig, now: Tick) -> Self {
+    pub(crate) fn new(config: impl Into<Arc<BreakerConfig>>, now: Tick) -> Self {
         Self {
-            config,
+            config: config.into(),
             generation: 0,
             phase: Phase::Closed { since: now },
             opens: 0,
@@ -284,11 +286,11 @@ impl Machine {
     /// Goes by `config` from now on. A state with a time set keeps that time; a half-open circuit that has heard of enough calls, as seen from now, decides.
     pub(crate) fn reconfigure(
         &mut self,
-        config: BreakerConfig,
+        config: impl Into<Arc<BreakerConfig>>,
         now: Tick,
         chance: Chance,
     ) -> Option<Transition> {
-        self.config = config;
+        self.config = config.into();
         self.judge(None, now, chance)
     }
 

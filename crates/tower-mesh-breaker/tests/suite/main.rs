@@ -3,6 +3,8 @@
 
 mod inner;
 mod keyed;
+#[cfg(feature = "metrics")]
+mod metering;
 mod model;
 mod outlier;
 mod reload;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tower_mesh_breaker::{
-    BreakerConfig, BreakerConfigBuilder, Circuit, OpenDelay, Permit, State, WindowKind,
+    BreakerConfig, BreakerConfigBuilder, Circuit, OpenDelay, Origins, Permit, State, WindowKind,
 };
 use tower_mesh_core::Tick;
 use tower_mesh_core::classify::{Origin, Outcome};
@@ -166,21 +166,30 @@ impl Model {
             Outcome::Failure(_) => true,
             Outcome::Ignored | Outcome::Refused => return,
         };
+        let is_in =
+            |origins: Origins| matches!(outcome, Outcome::Failure(origin) if origins.contains(origin));
         let slow = self.config.slow_call_duration().is_some_and(|limit| taken > limit);
-        self.calls.push(Call { at, failed, slow });
+        let in_rates = !failed || is_in(self.config.failure_origins());
+        if in_rates {
+            self.calls.push(Call { at, failed, slow });
+        }
         let counts = self.counts(at);
         let reached = self.reached(counts);
         if self.state == State::HalfOpen {
-            return self.decide(at);
+            if in_rates {
+                self.decide(at);
+            }
+            return;
         }
-        match outcome {
-            Outcome::Failure(Origin::Overload) => {}
-            Outcome::Failure(_) => self.in_a_row += 1,
-            _ => self.in_a_row = 0,
+        let in_row = is_in(self.config.consecutive_origins());
+        if in_row {
+            self.in_a_row += 1;
+        } else if !failed {
+            self.in_a_row = 0;
         }
         let row = self.config.consecutive_failures();
-        let in_a_row =
-            row > 0 && self.in_a_row >= row && failed && outcome != Outcome::Failure(Origin::Overload);
+        let in_a_row = row > 0 && self.in_a_row >= row && in_row;
+        let reached = reached && (in_rates || in_row);
         if self.state == State::Closed
             && (in_a_row || (reached && counts.total >= u64::from(self.config.min_calls())))
         {
@@ -263,12 +272,19 @@ fn builder(random: &mut Rng) -> BreakerConfigBuilder {
         .min_calls(random.u32(0..12))
         .failure_threshold(f64::from(random.u32(1..=10)) / 10.0)
         .consecutive_failures(random.u32(0..6))
+        .failure_origins(origins(random))
+        .consecutive_origins(origins(random))
         .slow_call_duration(random.bool().then_some(Duration::from_millis(100)))
         .slow_call_threshold(f64::from(random.u32(1..=10)) / 10.0)
         .reset_timeout(Duration::from_secs(random.u64(1..20)))
         .max_reset_timeout(Duration::from_secs(random.u64(1..60)))
         .open_delay(if random.bool() { OpenDelay::Fixed } else { OpenDelay::Growing })
         .half_open_permits(random.u32(1..5))
+}
+
+fn origins(random: &mut Rng) -> Origins {
+    let all = [Origin::Local, Origin::Remote, Origin::Overload];
+    Origins::of(all.into_iter().filter(|_| random.u32(0..4) > 0))
 }
 
 const OUTCOMES: [Outcome; 6] = [

@@ -130,3 +130,60 @@ fn drive(
         endpoint.finished(end);
     }
 }
+
+/// On all cores, with calls of every end: what was admitted is what ended, and the window holds all that said something and nothing else.
+#[test]
+fn admitted_is_succeeded_and_failed_and_ignored_and_abandoned() {
+    let threads = thread::available_parallelism().map_or(4, |cores| cores.get().max(4));
+    let config =
+        BreakerConfig::builder().window(WindowKind::Time(Duration::from_secs(3600))).build().unwrap();
+    let circuit = Circuit::new(config, now());
+    circuit.metrics_only(now());
+    let count = || AtomicU64::new(0);
+    let (admitted, succeeded, failed, ignored, abandoned) = (count(), count(), count(), count(), count());
+    let (layer, refused) = (BreakerLayer::around(circuit.clone(), ByResult), AtomicU64::new(0));
+    let add = |counter: &AtomicU64| {
+        counter.fetch_add(1, Ordering::Relaxed);
+    };
+    thread::scope(|scope| {
+        for seed in 0..threads as u64 {
+            let (layer, inner) = (&layer, Inner::default());
+            let counters = (&admitted, &succeeded, &failed, &ignored, &abandoned, &refused);
+            scope.spawn(move || {
+                let (admitted, succeeded, failed, ignored, abandoned, refused) = counters;
+                let mut random = fastrand::Rng::with_seed(seed);
+                for _ in 0..5000 {
+                    if random.u32(0..4) == 0 {
+                        // By hand, with an end that says nothing.
+                        match layer.circuit().acquire(now()) {
+                            Ok(permit) => {
+                                add(admitted);
+                                add(ignored);
+                                permit.finish(Outcome::Ignored, Duration::ZERO, now());
+                            }
+                            Err(_) => add(refused),
+                        }
+                        continue;
+                    }
+                    let mut service = task::spawn(layer.layer(inner.clone()));
+                    assert!(assert_ready!(service.enter(|cx, mut service| service.poll_ready(cx))).is_ok());
+                    add(admitted);
+                    let (ask, counter) = match random.u32(0..3) {
+                        0 => (Ask::Hang, abandoned),
+                        1 => (Ask::Fail, failed),
+                        _ => (Ask::Succeed, succeeded),
+                    };
+                    // It is dropped at once: its caller left before it had stalled.
+                    assert_eq!(task::spawn(service.call(ask)).poll().is_pending(), matches!(ask, Ask::Hang));
+                    add(counter);
+                }
+            });
+        }
+    });
+    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let (admitted, succeeded, failed) = (read(&admitted), read(&succeeded), read(&failed));
+    assert_eq!(admitted, succeeded + failed + read(&ignored) + read(&abandoned));
+    let snapshot = circuit.snapshot(now());
+    assert_eq!((snapshot.counts.total, snapshot.counts.failed), (succeeded + failed, failed));
+    assert_eq!((snapshot.refused, snapshot.late), (read(&refused), 0));
+}

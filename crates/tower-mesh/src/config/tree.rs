@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use tower_mesh_breaker::outlier::{Dialect, OutlierConfig, OutlierConfigBuilder};
-use tower_mesh_breaker::{BreakerConfig, BreakerConfigBuilder, OpenDelay, WindowKind};
+use tower_mesh_breaker::{BreakerConfig, BreakerConfigBuilder, OpenDelay, Origins, WindowKind};
 use tower_mesh_core::backoff::Jitter;
+use tower_mesh_core::classify::Origin;
 use tower_mesh_core::error::Mistake;
 use tower_mesh_core::{Endpoint, ServiceName};
 use tower_mesh_discovery::{Algorithm, DiscoveryConfig, DiscoveryConfigBuilder};
@@ -254,6 +255,12 @@ impl Policies {
         set!(self.breaker, part, failure_threshold: number, min_calls: count, consecutive_failures: count,
             slow_call_duration: duration, slow_call_threshold: number, reset_timeout: duration,
             max_reset_timeout: duration, half_open_permits: count, ramp: duration, stalled_after: duration);
+        if let Some(origins) = origins(&mut part, "failure_origins") {
+            self.breaker = self.breaker.failure_origins(origins);
+        }
+        if let Some(origins) = origins(&mut part, "consecutive_origins") {
+            self.breaker = self.breaker.consecutive_origins(origins);
+        }
         if let Some(delay) = part.word("open_delay", OPEN_DELAYS) {
             self.breaker = self.breaker.open_delay(delay);
         }
@@ -321,6 +328,20 @@ const GROWTHS: &[(&str, GrowthKind)] = &[
     ("linear", GrowthKind::Linear),
     ("exponential", GrowthKind::Exponential),
 ];
+
+/// A list of origins of failures.
+fn origins(table: &mut Table<'_>, key: &'static str) -> Option<Origins> {
+    let mut origins = Vec::new();
+    for (_, name) in table.texts(key)? {
+        match name {
+            "local" => origins.push(Origin::Local),
+            "remote" => origins.push(Origin::Remote),
+            "overload" => origins.push(Origin::Overload),
+            other => table.mistake(key, format_args!("{other:?}"), "local, remote, overload"),
+        }
+    }
+    Some(Origins::of(origins))
+}
 
 const DIALECTS: &[(&str, Dialect)] = &[("envoy", Dialect::Envoy), ("grpc", Dialect::Grpc)];
 
@@ -423,6 +444,7 @@ mod tests {
             [services.b.breaker]
             open_delay = "as-asked"
             ramp = "20s"
+            consecutive_origins = ["remote"]
             [services.b.hedge]
             percentile = 0.95
             [services.b.health]
@@ -444,6 +466,11 @@ mod tests {
         );
         assert_eq!((a.breaker.open_delay(), a.breaker.ramp()), (OpenDelay::Growing, Duration::ZERO));
         assert_eq!((b.breaker.open_delay(), b.breaker.ramp()), (OpenDelay::AsAsked, Duration::from_secs(20)));
+        assert_eq!(b.breaker.consecutive_origins(), Origins::of([Origin::Remote]));
+        assert_eq!(
+            wrong("[services.a]\nresolver = \"r\"\n[services.a.breaker]\nfailure_origins = [\"moon\"]"),
+            [("services.a.breaker.failure_origins".to_owned(), "\"moon\"".to_owned())]
+        );
         assert!(a.health.is_none() && !b.required);
         assert_eq!((a.hedge.max_hedges(), b.hedge.max_hedges()), (0, 1));
         assert_eq!(b.hedge.percentile(), Some(0.95));

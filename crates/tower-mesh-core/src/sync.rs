@@ -1,0 +1,6 @@
+//! Atomics: those of the standard library, or loom's where its model checker runs.
+
+#[cfg(all(loom, test))]
+pub(crate) use loom::sync::atomic;
+#[cfg(not(all(loom, test)))]
+pub(crate) use std::sync::atomic;

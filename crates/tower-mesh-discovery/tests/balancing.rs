@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tower::{Service, ServiceBuilder, service_fn};
@@ -432,6 +433,43 @@ async fn a_picker_of_the_users_own_is_asked_and_made_anew_with_each_change() {
     list.set(plain(1)).unwrap();
     settle().await;
     assert_eq!(counts(&service, 50).await.keys().collect::<Vec<_>>(), ["e0:1"]);
+}
+
+/// Every call made while a picker is being made is answered by the set before, so that however long that takes nothing waits for it.
+#[tokio::test(start_paused = true)]
+async fn calls_go_on_with_the_set_before_while_a_table_is_made() {
+    type Call = Box<dyn Fn() -> String + Send + Sync>;
+    let (layer, list) = layer(plain(1), DiscoveryConfig::builder());
+    let (call, seen) = (Arc::new(OnceLock::<Call>::new()), Arc::new(Mutex::new(Vec::new())));
+    let layer = layer.pick_with({
+        let (call, seen) = (call.clone(), seen.clone());
+        move |endpoints: &[EndpointHandle]| {
+            if let Some(call) = call.get() {
+                seen.lock().unwrap().extend((0..3).map(|_| call()));
+            }
+            let last = endpoints.len().saturating_sub(1);
+            move |_: &Candidates<'_>| Some(last)
+        }
+    });
+    let service = layer.connect(|endpoint: &EndpointHandle| {
+        let address = endpoint.endpoint().address().to_owned();
+        service_fn(move |_: bool| std::future::ready(Ok::<_, BoxError>(address.clone())))
+    });
+    settle().await;
+    let caller = service.clone();
+    let at_once = move || {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut answer = Box::pin(caller.clone().call(false));
+        match answer.as_mut().poll(&mut cx) {
+            std::task::Poll::Ready(answer) => answer.unwrap(),
+            std::task::Poll::Pending => "it waited".to_owned(),
+        }
+    };
+    assert!(call.set(Box::new(at_once.clone())).is_ok());
+    list.set(plain(2)).unwrap();
+    settle().await;
+    assert_eq!(*seen.lock().unwrap(), ["e0:1"; 3]);
+    assert_eq!(at_once(), "e1:1", "and then by the new one");
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,6 +8,7 @@
 mod backoff;
 mod case;
 mod circuit;
+mod discovery;
 mod ewma;
 mod health;
 mod pick;
@@ -33,6 +34,7 @@ macro_rules! adopted {
 const ADOPTED: &[Adopted] = &adopted! {
     backoff: full_jitter_mod, lower_bound_jitter, exponential, decorrelated_step, equal_jitter_step, polly_delay_max, aws_upper_bounds;
     circuit: cb_trace, cb_count_window, cb_threshold, consecutive_accrual, linkerd_unified_rule;
+    discovery: stabilize, envoy_matrix;
     ewma: ema, ewma_linkerd, peak_ewma_load, peak_ewma_trace, peak_ewma_property, load_bias;
     health: hc_trace, hc_jitter;
     pick: p2c_distinct;

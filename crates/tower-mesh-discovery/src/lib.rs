@@ -34,4 +34,4 @@ pub use layer::{DiscoveryLayer, NoLayers, PerEndpoint, With};
 pub use status::{DiscoveryState, DiscoveryStatus};
 
 #[doc(hidden)]
-pub use policy::pick;
+pub use policy::{pick, retention};

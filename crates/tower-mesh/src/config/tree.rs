@@ -176,7 +176,8 @@ impl Policies {
     fn read(&mut self, table: &mut Table<'_>) -> Built {
         let mut part = table.table("discovery");
         set!(self.discovery, part, ready_timeout: duration, latency_decay: duration, failure_penalty: duration,
-            stalled_after: duration);
+            stalled_after: duration, merge_window: duration, max_stale: duration, removal_grace: duration,
+            empty_grace: duration, keep_healthy: flag);
         if let Some(max) = part.count("max_endpoints") {
             self.discovery = self.discovery.max_endpoints(max as usize);
         }

@@ -14,7 +14,7 @@ use tower_mesh_tests::{Query, ms, seconds, settle};
 struct Subject {
     source: ScriptedResolver,
     layer: DiscoveryLayer,
-    _driver: tokio::task::JoinHandle<()>,
+    driver: tokio::task::JoinHandle<()>,
 }
 
 impl Subject {
@@ -23,8 +23,8 @@ impl Subject {
         let config = change(DiscoveryConfig::builder()).build().unwrap();
         let (layer, driver) = DiscoveryLayer::with_config(&source, "users".parse().unwrap(), config);
         #[expect(clippy::disallowed_methods, reason = "it ends with its test's runtime")]
-        let _driver = tokio::spawn(driver);
-        Self { source, layer, _driver }
+        let driver = tokio::spawn(driver);
+        Self { source, layer, driver }
     }
 
     async fn says(&self, addresses: &[&str]) {
@@ -178,4 +178,22 @@ async fn a_burst_makes_one_new_set_and_the_first_answer_waits_for_nothing() {
     assert_eq!(began.elapsed(), seconds(1), "from the first change of the burst on");
     // a went and came: it is another record, and b and c were never made.
     assert_eq!(*bound.lock().unwrap(), ["a:1", "a:1", "d:1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_driver_that_is_dropped_leaves_no_change_unpublished() {
+    let subject = Subject::new(|config| config.merge_window(seconds(10)));
+    let service = subject.layer.clone().connect(|endpoint| {
+        let id = endpoint.id().to_string();
+        Inner::new(move |_, _: Query| {
+            let id = id.clone();
+            async move { Ok(id) }
+        })
+    });
+    subject.says(&["a:1"]).await;
+    subject.says(&["b:1"]).await;
+    subject.driver.abort();
+    let began = tokio::time::Instant::now();
+    assert_eq!(service.oneshot(Query(1)).await.unwrap(), "b:1");
+    assert_eq!(began.elapsed(), ms(0));
 }

@@ -174,7 +174,7 @@ impl Source {
     }
 
     fn set_driven(&self, driven: bool) {
-        {
+        let publication = {
             let mut known = self.known();
             known.state = match (driven, known.state, known.updated_at) {
                 (true, DiscoveryState::NotDriven, _) => DiscoveryState::Resolving,
@@ -183,7 +183,11 @@ impl Source {
                 (false, _, None) => DiscoveryState::NotDriven,
                 (false, _, Some(_)) => DiscoveryState::Stale,
             };
-        }
+            // Without a driver nobody ends the gathering of changes later.
+            let since = known.unpublished_since.filter(|_| !driven);
+            since.and_then(|since| known.publication(true, since, &self.config))
+        };
+        drop(publish(publication));
         self.changed.notify_waiters();
     }
 

@@ -4,6 +4,7 @@
 //! `peers` shows, where tower has the same thing, that it does otherwise.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod discovery_cache;
 mod law_01_readiness;
 mod law_02_picking;
 mod law_03_bounded_waits;

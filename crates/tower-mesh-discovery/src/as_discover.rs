@@ -98,7 +98,7 @@ where
             match ready!(this.updates.as_mut().poll_next(cx)) {
                 Some(Ok(update)) => {
                     let before = this.members.clone();
-                    this.members.apply(update, DiscoveryConfig::default().max_endpoints());
+                    this.members.apply(update, DiscoveryConfig::default().max_endpoints(), false);
                     this.changes.extend(difference(&before, this.members));
                 }
                 Some(Err(error)) => {

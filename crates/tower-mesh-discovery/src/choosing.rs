@@ -157,6 +157,10 @@ where
         }
         let service = &this.shared.source.service;
         if !set.members.as_slice().is_empty() {
+            // Who is left may be going because others have come, who are about to be published.
+            if set.version != this.shared.source.version() {
+                return Ok(false);
+            }
             let wait = first_recheck(&set, now);
             return Err(NoEndpoints::all_unavailable(service.clone(), wait, this.refusal.take()).into());
         }
@@ -210,7 +214,7 @@ where
             (_, Some(error)) => {
                 NoEndpoints::because(service, NoEndpointsReason::ResolverFailed, error).into()
             }
-            (DiscoveryState::Failed, None) => {
+            (DiscoveryState::Failed | DiscoveryState::Expired, None) => {
                 NoEndpoints::new(service, NoEndpointsReason::ResolverFailed).into()
             }
             _ => NoEndpoints::new(service, NoEndpointsReason::NotResolved).into(),

@@ -34,6 +34,11 @@ pub struct DiscoveryConfig {
     slow_start_window: Duration,
     slow_start_aggression: f64,
     slow_start_min_weight: f64,
+    merge_window: Duration,
+    max_stale: Option<Duration>,
+    removal_grace: Duration,
+    empty_grace: Duration,
+    keep_healthy: bool,
 }
 
 impl Default for DiscoveryConfig {
@@ -54,6 +59,11 @@ impl Default for DiscoveryConfig {
             slow_start_window: Duration::ZERO,
             slow_start_aggression: 1.0,
             slow_start_min_weight: 0.1,
+            merge_window: Duration::ZERO,
+            max_stale: None,
+            removal_grace: Duration::ZERO,
+            empty_grace: Duration::ZERO,
+            keep_healthy: false,
         }
     }
 }
@@ -62,6 +72,10 @@ impl DiscoveryConfig {
     /// Starts from the defaults.
     pub fn builder() -> DiscoveryConfigBuilder {
         DiscoveryConfigBuilder(Self::default())
+    }
+
+    pub(crate) fn without_merging(self) -> Self {
+        Self { merge_window: Duration::ZERO, ..self }
     }
 
     /// How long a call waits for the first resolution, or for a picked endpoint to be ready. Default 3 s.
@@ -141,6 +155,34 @@ impl DiscoveryConfig {
 
     pub(crate) fn slow_start(&self) -> Option<SlowStart> {
         SlowStart::new(self.slow_start_window, self.slow_start_aggression, self.slow_start_min_weight)
+    }
+
+    /// For how long changes are gathered into one new set, those of attributes too. The first answer is never waited with. Default 0: each at once.
+    pub fn merge_window(&self) -> Duration {
+        self.merge_window
+    }
+
+    /// The age at which endpoints of a source that fails or has ended are given up: calls then fail as if it had never answered. Default none: the last
+    /// good ones stay in use without bound, as in gRPC, Envoy and Eureka.
+    pub fn max_stale(&self) -> Option<Duration> {
+        self.max_stale
+    }
+
+    /// How long an endpoint stays that the source no longer names. It goes only while the source is well, the time begins anew when the source gets well
+    /// again, and an endpoint that is named again stays (Finagle's stabilizing set). Default 0: it goes at once.
+    pub fn removal_grace(&self) -> Duration {
+        self.removal_grace
+    }
+
+    /// The same for an answer that names nobody, or that there is no such service, if longer: a whole fleet seldom goes at once. Default 0: believed at once.
+    pub fn empty_grace(&self) -> Duration {
+        self.empty_grace
+    }
+
+    /// Whether an endpoint that the source no longer names stays after its grace for as long as nothing keeps calls away from it: no failing probe, no open
+    /// circuit, no ejection (Envoy's matrix). For where endpoints are probed. Looked at every second. Default false.
+    pub fn keep_healthy(&self) -> bool {
+        self.keep_healthy
     }
 }
 
@@ -240,6 +282,36 @@ impl DiscoveryConfigBuilder {
         self
     }
 
+    /// See [`DiscoveryConfig::merge_window`]. Up to 10 s.
+    pub fn merge_window(mut self, window: Duration) -> Self {
+        self.0.merge_window = window;
+        self
+    }
+
+    /// See [`DiscoveryConfig::max_stale`]. From 1 s to 7 days.
+    pub fn max_stale(mut self, age: Duration) -> Self {
+        self.0.max_stale = Some(age);
+        self
+    }
+
+    /// See [`DiscoveryConfig::removal_grace`]. Up to 1 h.
+    pub fn removal_grace(mut self, grace: Duration) -> Self {
+        self.0.removal_grace = grace;
+        self
+    }
+
+    /// See [`DiscoveryConfig::empty_grace`]. Up to 1 h.
+    pub fn empty_grace(mut self, grace: Duration) -> Self {
+        self.0.empty_grace = grace;
+        self
+    }
+
+    /// See [`DiscoveryConfig::keep_healthy`].
+    pub fn keep_healthy(mut self, keep: bool) -> Self {
+        self.0.keep_healthy = keep;
+        self
+    }
+
     /// The configuration.
     ///
     /// # Errors
@@ -299,6 +371,17 @@ impl DiscoveryConfigBuilder {
         check("slow_start_aggression", &aggression, positive(aggression, 100.0), "above 0, up to 100");
         let least = config.slow_start_min_weight;
         check("slow_start_min_weight", &least, positive(least, 1.0), "above 0, up to 1");
+        let stale = config.max_stale.unwrap_or(minutes(1));
+        for (field, found, least, most, allowed) in [
+            ("merge_window", config.merge_window, Duration::ZERO, Duration::from_secs(10), "0s to 10s"),
+            ("max_stale", stale, Duration::from_secs(1), minutes(7 * 24 * 60), "1s to 7days"),
+            ("removal_grace", config.removal_grace, Duration::ZERO, minutes(60), "0s to 1h"),
+            ("empty_grace", config.empty_grace, Duration::ZERO, minutes(60), "0s to 1h"),
+        ] {
+            if !(least..=most).contains(&found) {
+                mistakes.push(Mistake::new(field, format_args!("{found:?}"), allowed));
+            }
+        }
         InvalidConfig::check(mistakes)?;
         Ok(config)
     }
@@ -310,10 +393,14 @@ mod tests {
 
     #[test]
     fn every_mistake_is_told_at_once() {
-        let wrong =
-            DiscoveryConfig::builder().ready_timeout(Duration::ZERO).max_endpoints(0).build().unwrap_err();
+        let wrong = DiscoveryConfig::builder()
+            .ready_timeout(Duration::ZERO)
+            .max_endpoints(0)
+            .max_stale(Duration::ZERO)
+            .build()
+            .unwrap_err();
         let fields: Vec<_> = wrong.mistakes().iter().map(Mistake::field).collect();
-        assert_eq!(fields, ["ready_timeout", "max_endpoints"]);
+        assert_eq!(fields, ["ready_timeout", "max_endpoints", "max_stale"]);
         let wrong = DiscoveryConfig::builder()
             .active_request_bias(0.0)
             .hash_balance_factor(100)
@@ -348,6 +435,11 @@ mod tests {
             ("slow_start_window", format!("{:?}", config.slow_start_window())),
             ("slow_start_aggression", config.slow_start_aggression().to_string()),
             ("slow_start_min_weight", config.slow_start_min_weight().to_string()),
+            ("merge_window", format!("{:?}", config.merge_window())),
+            ("max_stale", config.max_stale().map_or("none".into(), |age| format!("{age:?}"))),
+            ("removal_grace", format!("{:?}", config.removal_grace())),
+            ("empty_grace", format!("{:?}", config.empty_grace())),
+            ("keep_healthy", config.keep_healthy().to_string()),
         ] {
             assert!(page.contains(&format!("| `{knob}` | {value} |")), "{knob} {value}");
         }

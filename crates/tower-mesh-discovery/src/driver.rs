@@ -1,5 +1,6 @@
 //! The background work of a discovery layer: one explicit future that feeds every balancer made from it.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -11,17 +12,19 @@ use futures_core::Stream;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::Sleep;
-use tower_mesh_core::{ResolveError, ServiceName, Tick, Update};
+use tower_mesh_core::{EndpointHandle, ResolveError, ServiceName, Tick, Update};
 
 use crate::balance::clock;
-use crate::members::Members;
+use crate::config::DiscoveryConfig;
+use crate::members::{Change, Members};
+use crate::policy::retention::{self, Retention};
 use crate::set::{Retired, Subscriber};
 use crate::status::{DiscoveryState, DiscoveryStatus};
 
 /// The truth that all balancers of one layer share.
 pub(crate) struct Source {
     pub(crate) service: ServiceName,
-    max_endpoints: usize,
+    config: DiscoveryConfig,
     known: Mutex<Known>,
     /// Told after every change: calls that wait for endpoints look again.
     pub(crate) changed: Arc<Notify>,
@@ -36,13 +39,86 @@ struct Known {
     updated_at: Option<Tick>,
     last_error: Option<Arc<ResolveError>>,
     subscribers: Vec<Arc<dyn Subscriber>>,
+    /// Which of the members are waiting to go.
+    retention: Retention<u32>,
+    /// Since when there are changes that are not published, as more may follow.
+    unpublished_since: Option<Tick>,
+}
+
+/// What balancers are to be told.
+struct Publication {
+    version: u64,
+    members: Members,
+    subscribers: Vec<Arc<dyn Subscriber>>,
+    dead: Vec<Arc<dyn Subscriber>>,
+}
+
+impl Known {
+    /// Takes a change of the members in; what is to be published of it now.
+    fn changed(
+        &mut self,
+        change: &Change,
+        first: bool,
+        now: Tick,
+        config: &DiscoveryConfig,
+    ) -> Option<Publication> {
+        if change.is_news() || self.version == 0 {
+            self.version += 1;
+            if self.unpublished_since.is_none() {
+                self.unpublished_since = Some(now);
+            }
+        }
+        self.publication(first, now, config)
+    }
+
+    /// What is to be published, if there is anything and it is time, or must not wait.
+    fn publication(&mut self, at_once: bool, now: Tick, config: &DiscoveryConfig) -> Option<Publication> {
+        let since = self.unpublished_since?;
+        if !at_once && now.since(since) < config.merge_window() {
+            return None;
+        }
+        self.unpublished_since = None;
+        let (alive, dead) = self.subscribers.drain(..).partition(|subscriber| subscriber.is_alive());
+        self.subscribers = alive;
+        let subscribers = self.subscribers.clone();
+        Some(Publication { version: self.version, members: self.members.clone(), subscribers, dead })
+    }
+
+    fn absentees(&mut self, now: Tick) {
+        let members = self.members.as_slice();
+        let of_all = members.iter().all(|member| member.absent);
+        self.retention.absent(
+            members.iter().filter(|member| member.absent).map(|member| member.key),
+            of_all,
+            now,
+        );
+    }
+
+    /// How long until something is to be done without news of the source.
+    fn wait(&self, now: Tick, config: &DiscoveryConfig) -> Option<Duration> {
+        let merge =
+            self.unpublished_since.map(|since| config.merge_window().saturating_sub(now.since(since)));
+        let stale = self.expires_at(config).map(|at| at.since(now));
+        [merge, stale, self.retention.wait(now)].into_iter().flatten().min()
+    }
+
+    /// When what is stale is given up.
+    fn expires_at(&self, config: &DiscoveryConfig) -> Option<Tick> {
+        let stale = self.state == DiscoveryState::Stale && !self.members.as_slice().is_empty();
+        Some(self.updated_at.filter(|_| stale)? + config.max_stale()?)
+    }
 }
 
 impl Source {
-    pub(crate) fn new(service: ServiceName, max_endpoints: usize) -> Arc<Self> {
+    pub(crate) fn new(service: ServiceName, config: DiscoveryConfig) -> Arc<Self> {
+        let rules = retention::Rules {
+            grace: config.removal_grace(),
+            empty_grace: config.empty_grace(),
+            while_well: config.keep_healthy(),
+        };
         Arc::new(Self {
             service,
-            max_endpoints,
+            config,
             known: Mutex::new(Known {
                 state: DiscoveryState::NotDriven,
                 members: Members::default(),
@@ -50,6 +126,8 @@ impl Source {
                 updated_at: None,
                 last_error: None,
                 subscribers: Vec::new(),
+                retention: Retention::new(rules),
+                unpublished_since: None,
             }),
             changed: Arc::default(),
             gone: Arc::default(),
@@ -80,9 +158,14 @@ impl Source {
             state: known.state,
             endpoints: known.members.as_slice().iter().map(|member| member.handle.clone()).collect(),
             updated_at: known.updated_at,
+            absent: known.members.as_slice().iter().filter(|member| member.absent).count(),
             version: known.version,
             last_error: known.last_error.clone(),
         }
+    }
+
+    pub(crate) fn version(&self) -> u64 {
+        self.known().version
     }
 
     pub(crate) fn state(&self) -> (DiscoveryState, Option<Arc<ResolveError>>) {
@@ -91,15 +174,20 @@ impl Source {
     }
 
     fn set_driven(&self, driven: bool) {
-        {
+        let publication = {
             let mut known = self.known();
             known.state = match (driven, known.state, known.updated_at) {
                 (true, DiscoveryState::NotDriven, _) => DiscoveryState::Resolving,
                 (true, state, _) => state,
+                (false, DiscoveryState::Expired, _) => DiscoveryState::Expired,
                 (false, _, None) => DiscoveryState::NotDriven,
                 (false, _, Some(_)) => DiscoveryState::Stale,
             };
-        }
+            // Without a driver nobody ends the gathering of changes later.
+            let since = known.unpublished_since.filter(|_| !driven);
+            since.and_then(|since| known.publication(true, since, &self.config))
+        };
+        drop(publish(publication));
         self.changed.notify_waiters();
     }
 
@@ -108,67 +196,112 @@ impl Source {
         let now = clock();
         // Keeps the records of endpoints that go, and what is attached to them, until the lock is released.
         let before;
-        let publication = {
+        let (change, publication) = {
             let mut known = self.known();
             let known = &mut *known;
             before = known.members.clone();
+            known.retention.source(item.is_ok(), now);
             match item {
                 Ok(update) => {
+                    let first = known.updated_at.is_none();
                     let not_found = update == Update::NotFound;
-                    let change = known.members.apply(update, self.max_endpoints);
+                    let held = self.holds();
+                    let change = known.members.apply(update, self.config.max_endpoints(), held);
+                    if held {
+                        known.absentees(now);
+                    }
                     known.state = if not_found { DiscoveryState::NotFound } else { DiscoveryState::Current };
                     known.updated_at = Some(now);
                     known.last_error = None;
                     // The first answer is a version of its own even when it is empty.
-                    if change.is_news() || known.version == 0 {
-                        known.version += 1;
-                    }
-                    let (alive, dead) =
-                        known.subscribers.drain(..).partition(|subscriber| subscriber.is_alive());
-                    known.subscribers = alive;
-                    Ok((change, known.version, known.members.clone(), known.subscribers.clone(), dead))
+                    let publication = known.changed(&change, first, now, &self.config);
+                    (Ok(change), publication)
                 }
                 Err(error) => {
                     let answered = known.updated_at.is_some();
-                    known.state = if answered { DiscoveryState::Stale } else { DiscoveryState::Failed };
+                    known.state = match known.state {
+                        DiscoveryState::Expired => DiscoveryState::Expired,
+                        _ if answered => DiscoveryState::Stale,
+                        _ => DiscoveryState::Failed,
+                    };
                     let error = Arc::new(error);
                     known.last_error = Some(error.clone());
-                    Err(error)
+                    (Err(error), None)
                 }
             }
         };
-        let retired = match publication {
-            Ok((change, version, members, subscribers, dead)) => {
-                // Holds the user's clients, whose destructors must not run under the lock.
-                drop::<Vec<_>>(dead);
-                let service = self.service.as_str();
-                tracing::debug!(
-                    service,
-                    version,
-                    added = change.added,
-                    removed = change.removed,
-                    moved = change.moved,
-                    "endpoints updated"
-                );
-                if change.over > 0 {
-                    let (over, max) = (change.over, self.max_endpoints);
-                    tracing::warn!(service, over, max, "endpoints over the bound are left out");
-                }
-                subscribers.iter().filter_map(|subscriber| subscriber.publish(version, &members)).collect()
-            }
+        match change {
+            Ok(change) => self.tell(&change),
             Err(error) => {
                 tracing::warn!(service = self.service.as_str(), %error, "resolution failed; the last good endpoints stay");
-                Vec::new()
             }
-        };
+        }
+        let retired = publish(publication);
         self.changed.notify_waiters();
         drop(before);
         retired
     }
 
+    fn holds(&self) -> bool {
+        let config = &self.config;
+        config.keep_healthy()
+            || config.removal_grace() > Duration::ZERO
+            || config.empty_grace() > Duration::ZERO
+    }
+
+    /// How long until [`tend`](Self::tend) is wanted.
+    fn wait(&self) -> Option<Duration> {
+        self.known().wait(clock(), &self.config)
+    }
+
+    /// Does what is due without news of the source; the sets that this replaced.
+    fn tend(&self) -> Vec<Retired> {
+        let now = clock();
+        let before;
+        let (change, publication) = {
+            let mut known = self.known();
+            let known = &mut *known;
+            before = known.members.clone();
+            let expired = known.expires_at(&self.config).is_some_and(|at| at <= now);
+            let change = if expired {
+                known.state = DiscoveryState::Expired;
+                known.members.evict(|_| true)
+            } else {
+                let absent = before.as_slice().iter().filter(|member| member.absent);
+                let absent: HashMap<_, _> = absent.map(|member| (member.key, &member.handle)).collect();
+                let due =
+                    known.retention.due(now, |key| absent.get(key).is_some_and(|handle| is_well(handle)));
+                known.members.evict(|member| member.absent && due.binary_search(&member.key).is_ok())
+            };
+            if expired {
+                known.absentees(now);
+            }
+            let publication = known.changed(&change, false, now, &self.config);
+            (change, publication)
+        };
+        if change.is_news() {
+            self.tell(&change);
+        }
+        let retired = publish(publication);
+        self.changed.notify_waiters();
+        drop(before);
+        retired
+    }
+
+    fn tell(&self, change: &Change) {
+        let service = self.service.as_str();
+        let Change { added, removed, moved, over, .. } = *change;
+        tracing::debug!(service, added, removed, moved, "endpoints updated");
+        if over > 0 {
+            let max = self.config.max_endpoints();
+            tracing::warn!(service, over, max, "endpoints over the bound are left out");
+        }
+    }
+
     fn ended(&self) {
         {
             let mut known = self.known();
+            known.retention.source(false, clock());
             known.state = match known.state {
                 DiscoveryState::Resolving => DiscoveryState::Failed,
                 DiscoveryState::Current => DiscoveryState::Stale,
@@ -181,6 +314,18 @@ impl Source {
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether nothing keeps calls away from it.
+fn is_well(endpoint: &EndpointHandle) -> bool {
+    !endpoint.availability().is_blocked()
+}
+
+/// Tells the balancers. Under no lock: it runs the user's bind, and drops the user's clients.
+fn publish(publication: Option<Publication>) -> Vec<Retired> {
+    let Some(Publication { version, members, subscribers, dead }) = publication else { return Vec::new() };
+    drop(dead);
+    subscribers.iter().filter_map(|subscriber| subscriber.publish(version, &members)).collect()
 }
 
 impl Drop for Source {
@@ -204,6 +349,8 @@ pin_project_lite::pin_project! {
         gone: OwnedNotified,
         #[pin]
         reap: Option<Sleep>,
+        #[pin]
+        tend: Option<Sleep>,
         retired: Vec<Retired>,
         handle: DriverHandle,
     }
@@ -218,6 +365,7 @@ impl<U> Driver<U> {
             updates: Some(updates),
             gone: source.gone.clone().notified_owned(),
             reap: None,
+            tend: None,
             retired: Vec::new(),
             handle: DriverHandle { source: Arc::downgrade(source), driven: false },
         }
@@ -251,6 +399,26 @@ where
                 }
             }
         }
+        let Some(source) = this.handle.source.upgrade() else {
+            return Poll::Ready(());
+        };
+        loop {
+            if this.tend.as_mut().as_pin_mut().is_some_and(|tend| tend.poll(cx).is_ready()) {
+                this.tend.set(None);
+                this.retired.extend(source.tend());
+            }
+            let Some(wait) = source.wait() else {
+                this.tend.set(None);
+                break;
+            };
+            let at = tokio::time::Instant::now() + wait;
+            // One that is set for earlier stays: news of the source, however frequent, put nothing off.
+            if this.tend.as_ref().as_pin_ref().is_some_and(|tend| tend.deadline() <= at) {
+                break;
+            }
+            this.tend.set(Some(tokio::time::sleep_until(at)));
+        }
+        drop(source);
         // A set still held by a call that is picking right now is kept here until it is not: then dropping it is ours to do.
         loop {
             this.retired.retain(|set| Arc::strong_count(set) > 1);
@@ -314,7 +482,7 @@ mod tests {
                 self.1.store(self.0.known.try_lock().is_ok(), Ordering::Relaxed);
             }
         }
-        let source = Source::new("users".parse().unwrap(), 10);
+        let source = Source::new("users".parse().unwrap(), DiscoveryConfig::default());
         let free = Arc::new(AtomicBool::new(false));
         source.apply(Ok(Update::Reset(vec!["a:1".parse().unwrap()])));
         let attached = Arc::new(Attached(source.clone(), free.clone()));

@@ -62,7 +62,8 @@ where
     S: Clone + Send + Sync + 'static,
     C: Clone,
 {
-    /// As [`Balance::from_discover`], with other than the default knobs and judgement.
+    /// As [`Balance::from_discover`], with other than the default knobs and judgement. There is no
+    /// [`merge_window`](DiscoveryConfig::merge_window): a service is taken when it comes.
     pub fn from_discover_with<D>(
         discover: D,
         service: ServiceName,
@@ -75,6 +76,7 @@ where
         D::Error: Into<BoxError>,
     {
         let brought = Brought::default();
+        let config = config.without_merging();
         let (layer, driver) =
             DiscoveryLayer::over(FromDiscover::new(discover, brought.clone()), service, config);
         let layer: DiscoveryLayer<_, NoLayers, _> = layer.bind(Taken(brought)).classify(classifier);

@@ -48,7 +48,7 @@ impl DiscoveryLayer {
 
     /// A layer over what `updates` says.
     pub(crate) fn over<U>(updates: U, service: ServiceName, config: DiscoveryConfig) -> (Self, Driver<U>) {
-        let source = Source::new(service, config.max_endpoints());
+        let source = Source::new(service, config);
         let driver = Driver::new(updates, &source);
         let layer = Self {
             source,

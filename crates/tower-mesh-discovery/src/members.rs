@@ -10,7 +10,9 @@ use tower_mesh_core::{Endpoint, EndpointHandle, EndpointId, Reason, Update};
 pub(crate) struct Member {
     pub(crate) key: u32,
     /// How often it has moved: a service made for another address of this record is not this one's.
-    pub(crate) moves: u32,
+    pub(crate) moves: u16,
+    /// The source no longer names it, but it may not go yet.
+    pub(crate) absent: bool,
     pub(crate) handle: EndpointHandle,
 }
 
@@ -29,6 +31,8 @@ pub(crate) struct Change {
     pub(crate) altered: usize,
     /// Announced, but over the bound and left out.
     pub(crate) over: usize,
+    /// Stayed, but is named again or no longer.
+    pub(crate) marked: usize,
 }
 
 impl Change {
@@ -53,11 +57,12 @@ struct Updated {
 impl Member {
     fn new(endpoint: Endpoint) -> Self {
         let handle = EndpointHandle::new(endpoint);
-        Self { key: handle.key(), moves: 0, handle }
+        Self { key: handle.key(), moves: 0, absent: false, handle }
     }
 
-    /// Gives it the attributes of `endpoint`.
+    /// Gives it the attributes of `endpoint`, which the source names.
     fn update(&mut self, endpoint: Endpoint) -> Updated {
+        self.absent = false;
         let before = self.handle.endpoint();
         if *before == endpoint {
             return Updated { altered: false, moved: false };
@@ -83,12 +88,13 @@ impl Members {
         &self.0
     }
 
-    /// Applies `update`. Endpoints that stay keep their record, with new attributes; those that go are marked as draining.
-    pub(crate) fn apply(&mut self, update: Update, max: usize) -> Change {
+    /// Applies `update`. Endpoints that stay keep their record, with new attributes; those that go are marked as draining, or, if they are held, stay
+    /// as absent as far as there is room.
+    pub(crate) fn apply(&mut self, update: Update, max: usize, held: bool) -> Change {
         let (announced, reset) = match update {
             Update::Reset(all) => (all, true),
             Update::Upsert(some) => (some, false),
-            Update::Remove(gone) => return self.remove(&gone.into_iter().collect()),
+            Update::Remove(gone) => return self.remove(&gone.into_iter().collect(), held),
             Update::NotFound => (Vec::new(), true),
         };
         let mut change = Change::default();
@@ -99,6 +105,7 @@ impl Members {
             next.iter().enumerate().map(|(i, member)| (member.handle.id().clone(), i)).collect();
         for endpoint in announced {
             if let Some(&i) = placed.get(endpoint.id()) {
+                change.marked += usize::from(next[i].absent);
                 change.count(next[i].update(endpoint));
                 continue;
             }
@@ -109,6 +116,7 @@ impl Members {
             let member = match known.get(endpoint.id()) {
                 Some(&member) => {
                     let mut member = member.clone();
+                    change.marked += usize::from(member.absent);
                     change.count(member.update(endpoint));
                     member
                 }
@@ -122,19 +130,38 @@ impl Members {
         }
         if reset {
             for old in self.0.iter().filter(|old| !placed.contains_key(old.handle.id())) {
-                old.handle.set(Reason::Draining);
-                change.removed += 1;
+                if held && next.len() < max {
+                    change.marked += usize::from(!old.absent);
+                    next.push(Member { absent: true, ..old.clone() });
+                } else {
+                    old.handle.set(Reason::Draining);
+                    change.removed += 1;
+                }
             }
         }
-        if change.is_news() {
+        if change.is_news() || change.marked > 0 {
             self.0 = Arc::new(next);
         }
         change
     }
 
-    fn remove(&mut self, gone: &HashSet<EndpointId>) -> Change {
-        let (go, stay): (Vec<_>, Vec<_>) =
-            self.0.iter().cloned().partition(|member| gone.contains(member.handle.id()));
+    fn remove(&mut self, gone: &HashSet<EndpointId>, held: bool) -> Change {
+        let is_gone = |member: &Member| gone.contains(member.handle.id());
+        if !held {
+            return self.evict(is_gone);
+        }
+        let marked = self.0.iter().filter(|member| is_gone(member) && !member.absent).count();
+        if marked > 0 {
+            let mark =
+                |member: &Member| Member { absent: member.absent || is_gone(member), ..member.clone() };
+            self.0 = Arc::new(self.0.iter().map(mark).collect());
+        }
+        Change { marked, ..Change::default() }
+    }
+
+    /// Takes out those who must go, as draining.
+    pub(crate) fn evict(&mut self, goes: impl Fn(&Member) -> bool) -> Change {
+        let (go, stay): (Vec<_>, Vec<_>) = self.0.iter().cloned().partition(goes);
         for member in &go {
             member.handle.set(Reason::Draining);
         }
@@ -155,7 +182,7 @@ mod tests {
     }
 
     fn apply(members: &mut Members, update: Update) -> Change {
-        members.apply(update, 4)
+        members.apply(update, 4, false)
     }
 
     #[test]
@@ -169,6 +196,11 @@ mod tests {
         assert_eq!(change, Change { added: 1, removed: 1, altered: 1, ..Change::default() });
         let kept = &members.as_slice()[0].handle;
         assert_eq!((kept.key(), kept.counts().started, kept.endpoint().weight().get()), (a.key(), 1, 5));
+    }
+
+    #[test]
+    fn a_member_is_two_words_as_every_pick_reads_some() {
+        assert_eq!(size_of::<Member>(), 8 + size_of::<usize>());
     }
 
     #[test]
@@ -201,6 +233,35 @@ mod tests {
         }
         let now = &members.as_slice()[0];
         assert_eq!((now.key, now.handle.endpoint().address()), (before.key, "a:3"));
+    }
+
+    #[test]
+    fn who_is_held_stays_as_absent_and_is_itself_when_named_again() {
+        let mut members = Members::default();
+        let all = || vec![endpoint("a:1"), endpoint("b:1"), endpoint("c:1")];
+        members.apply(Update::Reset(all()), 4, true);
+        let absent = |members: &Members| -> Vec<String> {
+            members
+                .as_slice()
+                .iter()
+                .filter(|member| member.absent)
+                .map(|member| member.handle.id().to_string())
+                .collect()
+        };
+        let change = members.apply(Update::Reset(vec![endpoint("b:1")]), 4, true);
+        assert_eq!(
+            (change, absent(&members)),
+            (Change { marked: 2, ..Change::default() }, vec!["a:1".into(), "c:1".into()])
+        );
+        members.apply(Update::Remove(vec!["b:1".parse().unwrap()]), 4, true);
+        let change = members.apply(Update::Upsert(all()), 4, true);
+        assert_eq!((change.marked, change.added, absent(&members).len()), (3, 0, 0));
+        assert!(
+            members.as_slice().iter().all(|member| member.handle.availability().reasons().next().is_none())
+        );
+        let full = ["x:1", "y:1", "z:1"].map(endpoint);
+        let change = members.apply(Update::Reset(full.to_vec()), 4, true);
+        assert_eq!((change.removed, members.as_slice().len()), (2, 4), "newcomers come first");
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub enum DiscoveryState {
     Failed,
     /// The source says that there is no such service.
     NotFound,
+    /// The source failed or ended, and what it said before is older than [`max_stale`](crate::DiscoveryConfig::max_stale): there are no endpoints.
+    Expired,
 }
 
 /// A consistent snapshot. Taking it changes nothing.
@@ -34,6 +36,8 @@ pub struct DiscoveryStatus {
     pub endpoints: Vec<EndpointHandle>,
     /// When the source last answered.
     pub updated_at: Option<Tick>,
+    /// How many of them the source no longer names, but may not go yet.
+    pub absent: usize,
     /// How often membership, or the attributes of an endpoint, have changed.
     pub version: u64,
     /// The source's last error, if its last word was one.

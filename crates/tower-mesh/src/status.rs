@@ -64,12 +64,14 @@ pub struct MeshStatus {
 pub struct ServiceStatus {
     /// Its name.
     pub name: String,
-    /// Where its resolution stands: `not-driven`, `resolving`, `current`, `stale`, `failed` or `not-found`.
+    /// Where its resolution stands: `not-driven`, `resolving`, `current`, `stale`, `failed`, `not-found` or `expired`.
     pub discovery: String,
     /// Milliseconds since its source last answered.
     pub discovery_age_ms: Option<u64>,
     /// What its source last failed with.
     pub discovery_error: Option<String>,
+    /// How many of the endpoints the source no longer names, but may not go yet.
+    pub absent: usize,
     /// Its endpoints.
     pub endpoints: Vec<EndpointStatus>,
     /// Its retries.
@@ -195,6 +197,7 @@ fn service(part: &Part, now: Tick) -> ServiceStatus {
         discovery: kebab(&discovery.state),
         discovery_age_ms: discovery.updated_at.map(|at| millis(now.since(at))),
         discovery_error: discovery.last_error.map(|error| error.to_string()),
+        absent: discovery.absent,
         endpoints: discovery.endpoints.iter().map(endpoint).collect(),
         retry: RetryStatus {
             balance: budget.balance,

@@ -3,5 +3,6 @@
 pub mod hash;
 pub mod levels;
 pub mod pick;
+pub mod retention;
 pub mod warm;
 pub mod weighted;

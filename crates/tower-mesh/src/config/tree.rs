@@ -197,7 +197,9 @@ impl Policies {
         set!(self.discovery, part, ready_timeout: duration, latency_decay: duration, failure_penalty: duration,
             stalled_after: duration, active_request_bias: number, hash_balance_factor: count,
             overprovisioning: count, panic_threshold: count, slow_start_window: duration,
-            slow_start_aggression: number, slow_start_min_weight: number);
+            slow_start_aggression: number, slow_start_min_weight: number,
+            merge_window: duration, max_stale: duration, removal_grace: duration, empty_grace: duration,
+            keep_healthy: flag);
         if let Some(max) = part.count("max_endpoints") {
             self.discovery = self.discovery.max_endpoints(max as usize);
         }

@@ -288,7 +288,7 @@ impl Circuit {
         self.order(State::HalfOpen, now)
     }
 
-    /// Closes it, with an empty window.
+    /// Closes it, with an empty window. One that is closed already stays as it is, window included.
     pub fn close(&self, now: Tick) {
         self.order(State::Closed, now);
     }

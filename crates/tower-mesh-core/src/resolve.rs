@@ -28,6 +28,8 @@ use crate::name::ServiceName;
 ///     }
 /// }
 /// ```
+///
+/// A whole one, which asks an inventory over HTTP and tells its errors from its answers, is `examples/own_source.rs` in the repository.
 pub trait Resolve: Send + Sync + 'static {
     /// The stream of updates.
     type Updates: Stream<Item = Result<Update, ResolveError>> + Send + 'static;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tower_mesh_core::Ratio;
 use tower_mesh_core::backoff::{Backoff, Jitter};
 use tower_mesh_core::classify::{AbandonedPolicy, Origin};
-use tower_mesh_core::error::{InvalidConfig, Mistake};
+use tower_mesh_core::error::{InvalidConfig, Mistakes};
 
 /// The knobs of a circuit. A value that exists is right.
 ///
@@ -331,48 +331,43 @@ impl BreakerConfigBuilder {
     /// When any value is out of range; all that are, in one answer.
     pub fn build(self) -> Result<BreakerConfig, InvalidConfig> {
         let mut config = self.config;
-        let mut mistakes = Vec::new();
+        let mut check = Mistakes::default();
         let mut ratio = |field, value: f64| match Ratio::new(value) {
             Ok(ratio) if ratio > Ratio::ZERO => ratio,
             _ => {
-                mistakes.push(Mistake::new(field, value, "over 0, up to 1"));
+                check.unless(false, field, value, "over 0, up to 1");
                 Ratio::ONE
             }
         };
         config.failure_threshold = ratio("failure_threshold", self.failure_threshold);
         config.slow_call_threshold = ratio("slow_call_threshold", self.slow_call_threshold);
-        let mut within = |field, value: Duration, min: Duration, max: Duration, allowed| {
-            if !(min..=max).contains(&value) {
-                mistakes.push(Mistake::new(field, format_args!("{value:?}"), allowed));
-            }
-        };
         let (ms, hour) = (Duration::from_millis(1), Duration::from_secs(3600));
-        within("reset_timeout", config.reset_timeout, ms, hour, "1ms to 1h");
-        within("max_reset_timeout", config.max_reset_timeout, ms, 24 * hour, "1ms to 24h");
-        within("ramp", config.ramp, Duration::ZERO, hour, "up to 1h");
+        check.within("reset_timeout", config.reset_timeout, ms..=hour, "1ms to 1h");
+        check.within("max_reset_timeout", config.max_reset_timeout, ms..=24 * hour, "1ms to 24h");
+        check.within("ramp", config.ramp, Duration::ZERO..=hour, "up to 1h");
         if let WindowKind::Time(window) = config.window {
-            within("window", window, 10 * ms, hour, "10ms to 1h, or 1 to 1000000 calls");
+            check.within("window", window, 10 * ms..=hour, "10ms to 1h, or 1 to 1000000 calls");
         }
-        if config.slow_call_duration == Some(Duration::ZERO) {
-            mistakes.push(Mistake::new("slow_call_duration", "0s", "over 0s"));
+        check.unless(
+            config.slow_call_duration != Some(Duration::ZERO),
+            "slow_call_duration",
+            "0s",
+            "over 0s",
+        );
+        if let WindowKind::Calls(calls) = config.window {
+            let right = (1..=1_000_000).contains(&calls);
+            let found = format_args!("{:?}", config.window);
+            check.unless(right, "window", found, "10ms to 1h, or 1 to 1000000 calls");
         }
-        if matches!(config.window, WindowKind::Calls(calls) if !(1..=1_000_000).contains(&calls)) {
-            mistakes.push(Mistake::new(
-                "window",
-                format_args!("{:?}", config.window),
-                "10ms to 1h, or 1 to 1000000 calls",
-            ));
-        }
-        if !(1..=10_000).contains(&config.half_open_permits) {
-            mistakes.push(Mistake::new("half_open_permits", config.half_open_permits, "1 to 10000"));
-        }
-        InvalidConfig::check(mistakes)?;
-        Ok(config)
+        check.within("half_open_permits", config.half_open_permits, 1..=10_000, "1 to 10000");
+        check.finish(config)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tower_mesh_core::error::Mistake;
+
     use super::*;
 
     #[test]

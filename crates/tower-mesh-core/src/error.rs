@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::classify::{Retry, Verdict};
@@ -132,6 +133,47 @@ impl fmt::Display for InvalidConfig {
 }
 
 impl Error for InvalidConfig {}
+
+/// Collects the mistakes of a configuration, so that all are told at once.
+///
+/// ```
+/// use tower_mesh_core::error::{InvalidConfig, Mistakes};
+/// fn checked(port: u16, share: f64) -> Result<(u16, f64), InvalidConfig> {
+///     let mut mistakes = Mistakes::default();
+///     mistakes.unless(port != 0, "port", port, "1 to 65535");
+///     mistakes.within("share", share, 0.0..=1.0, "0 to 1");
+///     mistakes.finish((port, share))
+/// }
+/// assert!(checked(80, 0.5).is_ok());
+/// assert_eq!(checked(0, f64::NAN).unwrap_err().mistakes().len(), 2);
+/// ```
+#[derive(Debug, Default)]
+pub struct Mistakes(Vec<Mistake>);
+
+impl Mistakes {
+    /// Adds a mistake in `field` unless it is `right`.
+    pub fn unless(&mut self, right: bool, field: &str, found: impl fmt::Display, allowed: &str) {
+        if !right {
+            self.0.push(Mistake::new(field, found, allowed));
+        }
+    }
+
+    /// Adds a mistake in `field` unless `found` lies in `range`.
+    pub fn within<T>(&mut self, field: &str, found: T, range: RangeInclusive<T>, allowed: &str)
+    where
+        T: Copy + PartialOrd + fmt::Debug,
+    {
+        self.unless(range.contains(&found), field, format_args!("{found:?}"), allowed);
+    }
+
+    /// `config`, if there are no mistakes.
+    ///
+    /// # Errors
+    /// When there is any.
+    pub fn finish<T>(self, config: T) -> Result<T, InvalidConfig> {
+        InvalidConfig::check(self.0).map(|()| config)
+    }
+}
 
 /// One mistake in a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]

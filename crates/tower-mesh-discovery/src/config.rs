@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tower_mesh_core::classify::AbandonedPolicy;
-use tower_mesh_core::error::{InvalidConfig, Mistake};
+use tower_mesh_core::error::{InvalidConfig, Mistakes};
 
 use crate::algorithm::Algorithm;
 use crate::policy::warm::SlowStart;
@@ -319,76 +319,41 @@ impl DiscoveryConfigBuilder {
     pub fn build(self) -> Result<DiscoveryConfig, InvalidConfig> {
         let config = self.0;
         let (ms, minutes) = (Duration::from_millis(1), |n: u64| Duration::from_secs(60 * n));
-        let mut mistakes = Vec::new();
-        if !(ms..=minutes(5)).contains(&config.ready_timeout) {
-            mistakes.push(Mistake::new(
-                "ready_timeout",
-                format_args!("{:?}", config.ready_timeout),
-                "1ms to 5m",
-            ));
-        }
-        if !(ms..=minutes(60)).contains(&config.latency_decay) {
-            mistakes.push(Mistake::new(
-                "latency_decay",
-                format_args!("{:?}", config.latency_decay),
-                "1ms to 1h",
-            ));
-        }
-        if config.failure_penalty > minutes(5) {
-            mistakes.push(Mistake::new(
-                "failure_penalty",
-                format_args!("{:?}", config.failure_penalty),
-                "0s to 5m",
-            ));
-        }
-        if !(1..=1_000_000).contains(&config.max_endpoints) {
-            mistakes.push(Mistake::new("max_endpoints", config.max_endpoints, "1 to 1000000"));
-        }
-        let mut check =
-            |field: &'static str, found: &dyn std::fmt::Display, right: bool, allowed: &'static str| {
-                if !right {
-                    mistakes.push(Mistake::new(field, found, allowed));
-                }
-            };
+        let mut check = Mistakes::default();
+        let zero = Duration::ZERO;
+        check.within("ready_timeout", config.ready_timeout, ms..=minutes(5), "1ms to 5m");
+        check.within("latency_decay", config.latency_decay, ms..=minutes(60), "1ms to 1h");
+        check.within("failure_penalty", config.failure_penalty, zero..=minutes(5), "0s to 5m");
+        check.within("max_endpoints", config.max_endpoints, 1..=1_000_000, "1 to 1000000");
         let positive = |value: f64, most: f64| value > 0.0 && value <= most;
         let bias = config.active_request_bias;
-        check("active_request_bias", &bias, positive(bias, 10.0), "above 0, up to 10");
+        check.unless(positive(bias, 10.0), "active_request_bias", bias, "above 0, up to 10");
         let factor = config.hash_balance_factor;
         let right = factor == 0 || (101..=10_000).contains(&factor);
-        check("hash_balance_factor", &factor, right, "0, or 101 to 10000");
-        let ring = config.ring_size;
-        check("ring_size", &ring, (1..=1_000_000).contains(&ring), "1 to 1000000");
-        let subset = config.subset_size;
-        check("subset_size", &subset, subset <= 1_000_000, "0 to 1000000");
-        let over = config.overprovisioning;
-        check("overprovisioning", &over, (100..=1000).contains(&over), "100 to 1000");
-        let panic = config.panic_threshold;
-        check("panic_threshold", &panic, panic <= 100, "0 to 100");
-        let window = config.slow_start_window;
-        let shown = format!("{window:?}");
-        check("slow_start_window", &shown, window <= minutes(60), "0s to 1h");
+        check.unless(right, "hash_balance_factor", factor, "0, or 101 to 10000");
+        check.within("ring_size", config.ring_size, 1..=1_000_000, "1 to 1000000");
+        check.within("subset_size", config.subset_size, 0..=1_000_000, "0 to 1000000");
+        check.within("overprovisioning", config.overprovisioning, 100..=1000, "100 to 1000");
+        check.within("panic_threshold", config.panic_threshold, 0..=100, "0 to 100");
+        check.within("slow_start_window", config.slow_start_window, zero..=minutes(60), "0s to 1h");
         let aggression = config.slow_start_aggression;
-        check("slow_start_aggression", &aggression, positive(aggression, 100.0), "above 0, up to 100");
+        check.unless(positive(aggression, 100.0), "slow_start_aggression", aggression, "above 0, up to 100");
         let least = config.slow_start_min_weight;
-        check("slow_start_min_weight", &least, positive(least, 1.0), "above 0, up to 1");
-        let stale = config.max_stale.unwrap_or(minutes(1));
-        for (field, found, least, most, allowed) in [
-            ("merge_window", config.merge_window, Duration::ZERO, Duration::from_secs(10), "0s to 10s"),
-            ("max_stale", stale, Duration::from_secs(1), minutes(7 * 24 * 60), "1s to 7days"),
-            ("removal_grace", config.removal_grace, Duration::ZERO, minutes(60), "0s to 1h"),
-            ("empty_grace", config.empty_grace, Duration::ZERO, minutes(60), "0s to 1h"),
-        ] {
-            if !(least..=most).contains(&found) {
-                mistakes.push(Mistake::new(field, format_args!("{found:?}"), allowed));
-            }
+        check.unless(positive(least, 1.0), "slow_start_min_weight", least, "above 0, up to 1");
+        check.within("merge_window", config.merge_window, zero..=Duration::from_secs(10), "0s to 10s");
+        if let Some(age) = config.max_stale {
+            check.within("max_stale", age, Duration::from_secs(1)..=minutes(7 * 24 * 60), "1s to 7days");
         }
-        InvalidConfig::check(mistakes)?;
-        Ok(config)
+        check.within("removal_grace", config.removal_grace, zero..=minutes(60), "0s to 1h");
+        check.within("empty_grace", config.empty_grace, zero..=minutes(60), "0s to 1h");
+        check.finish(config)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tower_mesh_core::error::Mistake;
+
     use super::*;
 
     #[test]

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tower_mesh_core::error::{InvalidConfig, Mistake};
+use tower_mesh_core::error::{InvalidConfig, Mistakes};
 
 /// Which kinds of address are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -212,39 +212,38 @@ impl DnsConfigBuilder {
     pub fn build(self) -> Result<DnsConfig, InvalidConfig> {
         let config = self.0;
         let (ms, seconds) = (Duration::from_millis, Duration::from_secs);
-        let mut mistakes = Vec::new();
-        let mut check = |right: bool, field: &str, found: String, allowed: &str| {
-            if !right {
-                mistakes.push(Mistake::new(field, found, allowed));
-            }
-        };
+        let mut check = Mistakes::default();
         let many = |n: usize| format!("{n} of them");
-        check(config.servers.len() <= 16, "servers", many(config.servers.len()), "at most 16");
-        check(config.search.len() <= 16, "search", many(config.search.len()), "at most 16");
+        check.unless(config.servers.len() <= 16, "servers", many(config.servers.len()), "at most 16");
+        check.unless(config.search.len() <= 16, "search", many(config.search.len()), "at most 16");
         for domain in &config.search {
-            check(crate::question::name(domain).is_some(), "search", format!("{domain:?}"), "domains");
+            let right = crate::question::name(domain).is_some();
+            check.unless(right, "search", format_args!("{domain:?}"), "domains");
         }
-        check(config.default_port != Some(0), "default_port", "0".into(), "1 to 65535");
-        check((1..=10).contains(&config.attempts), "attempts", config.attempts.to_string(), "1 to 10");
-        check((0.0..=1.0).contains(&config.jitter), "jitter", config.jitter.to_string(), "0 to 1");
-        let day = seconds(86_400);
-        for (field, found, least, most, allowed) in [
-            ("timeout", config.timeout, ms(1), seconds(60), "1ms to 1m"),
-            ("min_interval", config.min_interval, ms(100), config.max_interval, "100ms to max_interval"),
-            ("max_interval", config.max_interval, ms(100), day, "100ms to 1day"),
-            ("max_negative_interval", config.max_negative_interval, ms(100), day, "100ms to 1day"),
-            ("retry_delay", config.retry_delay, ms(100), config.max_retry_delay, "100ms to max_retry_delay"),
-            ("max_retry_delay", config.max_retry_delay, ms(100), seconds(3600), "100ms to 1h"),
-        ] {
-            check((least..=most).contains(&found), field, format!("{found:?}"), allowed);
-        }
-        InvalidConfig::check(mistakes)?;
-        Ok(config)
+        check.unless(config.default_port != Some(0), "default_port", 0, "1 to 65535");
+        check.within("attempts", config.attempts, 1..=10, "1 to 10");
+        check.within("jitter", config.jitter, 0.0..=1.0, "0 to 1");
+        let (least, day) = (ms(100), seconds(86_400));
+        check.within("timeout", config.timeout, ms(1)..=seconds(60), "1ms to 1m");
+        check.within(
+            "min_interval",
+            config.min_interval,
+            least..=config.max_interval,
+            "100ms to max_interval",
+        );
+        check.within("max_interval", config.max_interval, least..=day, "100ms to 1day");
+        check.within("max_negative_interval", config.max_negative_interval, least..=day, "100ms to 1day");
+        let most = config.max_retry_delay;
+        check.within("retry_delay", config.retry_delay, least..=most, "100ms to max_retry_delay");
+        check.within("max_retry_delay", most, least..=seconds(3600), "100ms to 1h");
+        check.finish(config)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tower_mesh_core::error::Mistake;
+
     use super::*;
 
     #[test]

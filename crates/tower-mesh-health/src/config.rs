@@ -2,7 +2,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use tower_mesh_core::Ratio;
-use tower_mesh_core::error::{InvalidConfig, Mistake};
+use tower_mesh_core::error::{InvalidConfig, Mistakes};
 
 use crate::policy::Cadence;
 
@@ -239,13 +239,11 @@ impl HealthConfigBuilder {
     /// # Errors
     /// When any field is out of its range; each such field is named.
     pub fn build(self) -> Result<HealthConfig, InvalidConfig> {
-        let mut mistakes = Vec::new();
+        let mut check = Mistakes::default();
         let mut duration = |field: &str, found: Option<Duration>, least: Duration| {
-            if let Some(found) = found
-                && !(least..=HealthConfig::MAX_DURATION).contains(&found)
-            {
-                let allowed = format!("{least:?} to {:?}", HealthConfig::MAX_DURATION);
-                mistakes.push(Mistake::new(field, format!("{found:?}"), allowed));
+            if let Some(found) = found {
+                let most = HealthConfig::MAX_DURATION;
+                check.within(field, found, least..=most, &format!("{least:?} to {most:?}"));
             }
         };
         let millisecond = Duration::from_millis(1);
@@ -258,25 +256,24 @@ impl HealthConfigBuilder {
         duration("initial_spread", Some(self.initial_spread), Duration::ZERO);
         let mut count = |field: &str, found: u32| {
             NonZeroU32::new(found).unwrap_or_else(|| {
-                mistakes.push(Mistake::new(field, found, "at least 1"));
+                check.unless(false, field, found, "at least 1");
                 NonZeroU32::MIN
             })
         };
         let (rise, fall) = (count("rise", self.rise), count("fall", self.fall));
         let jitter = Ratio::new(self.jitter).unwrap_or_else(|_| {
-            mistakes.push(Mistake::new("jitter", self.jitter, "0 to 1"));
+            check.unless(false, "jitter", self.jitter, "0 to 1");
             Ratio::ZERO
         });
         let max_concurrent = match NonZeroUsize::new(self.max_concurrent) {
             Some(checks) if checks.get() <= HealthConfig::MAX_CONCURRENT => checks,
             _ => {
                 let allowed = format!("1 to {}", HealthConfig::MAX_CONCURRENT);
-                mistakes.push(Mistake::new("max_concurrent", self.max_concurrent, allowed));
+                check.unless(false, "max_concurrent", self.max_concurrent, &allowed);
                 NonZeroUsize::MIN
             }
         };
-        InvalidConfig::check(mistakes)?;
-        Ok(HealthConfig {
+        check.finish(HealthConfig {
             interval: self.interval,
             unhealthy_interval: self.unhealthy_interval,
             healthy_edge_interval: self.healthy_edge_interval,
@@ -294,6 +291,8 @@ impl HealthConfigBuilder {
 
 #[cfg(test)]
 mod tests {
+    use tower_mesh_core::error::Mistake;
+
     use super::*;
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tower_mesh_core::backoff::{Backoff, Growth, Jitter};
-use tower_mesh_core::error::{InvalidConfig, Mistake};
+use tower_mesh_core::error::{InvalidConfig, Mistakes};
 
 use crate::policy::reason::FailureReason;
 
@@ -261,8 +261,8 @@ impl RetryConfigBuilder {
     /// When a value is outside what its getter allows; all such values are named.
     pub fn build(self) -> Result<RetryConfig, InvalidConfig> {
         let config = self.0;
-        let mut check = Check::default();
-        check.that(
+        let mut check = Mistakes::default();
+        check.unless(
             (1..=MAX_ATTEMPTS).contains(&config.max_attempts),
             "max_attempts",
             config.max_attempts,
@@ -275,30 +275,35 @@ impl RetryConfigBuilder {
             ("max_refusals", config.max_refusals),
         ] {
             let limit = limit.unwrap_or(1);
-            check.that((1..=MAX_ATTEMPTS).contains(&limit), field, limit, "1 to 20, or none");
+            check.unless((1..=MAX_ATTEMPTS).contains(&limit), field, limit, "1 to 20, or none");
         }
-        check.that(
+        check.unless(
             config.base_delay <= config.max_delay,
             "base_delay",
             format_args!("{:?}", config.base_delay),
             &format!("up to max_delay, which is {:?}", config.max_delay),
         );
-        check.that(config.max_delay <= HOUR, "max_delay", format_args!("{:?}", config.max_delay), "up to 1h");
+        check.unless(
+            config.max_delay <= HOUR,
+            "max_delay",
+            format_args!("{:?}", config.max_delay),
+            "up to 1h",
+        );
         let multiplier = config.multiplier;
-        check.that((1.0..=10.0).contains(&multiplier), "multiplier", multiplier, "1 to 10");
-        check.that(
+        check.unless((1.0..=10.0).contains(&multiplier), "multiplier", multiplier, "1 to 10");
+        check.unless(
             config.attempt_timeout != Some(Duration::ZERO),
             "attempt_timeout",
             "0s",
             "more than 0s, or none",
         );
-        check.that(
+        check.unless(
             config.max_wait <= MAX_WAIT,
             "max_wait",
             format_args!("{:?}", config.max_wait),
             "up to 300s",
         );
-        check.that(
+        check.unless(
             !config.ready_timeout.is_zero() && config.ready_timeout <= HOUR,
             "ready_timeout",
             format_args!("{:?}", config.ready_timeout),
@@ -433,19 +438,19 @@ impl BudgetConfigBuilder {
     /// When a value is outside what its getter allows; all such values are named.
     pub fn build(self) -> Result<BudgetConfig, InvalidConfig> {
         let config = self.0;
-        let mut check = Check::default();
-        check.that((0.0..=1000.0).contains(&config.ratio), "ratio", config.ratio, "0 to 1000");
-        check.that(
+        let mut check = Mistakes::default();
+        check.unless((0.0..=1000.0).contains(&config.ratio), "ratio", config.ratio, "0 to 1000");
+        check.unless(
             (Duration::from_secs(1)..=Duration::from_secs(60)).contains(&config.ttl),
             "ttl",
             format_args!("{:?}", config.ttl),
             "1s to 60s",
         );
         let active = config.active_ratio.unwrap_or(0.0);
-        check.that((0.0..=1.0).contains(&active), "active_ratio", active, "0 to 1, or none");
+        check.unless((0.0..=1.0).contains(&active), "active_ratio", active, "0 to 1, or none");
         let tokens = config.max_tokens.unwrap_or(1);
-        check.that((1..=1000).contains(&tokens), "max_tokens", tokens, "1 to 1000, or none");
-        check.that(
+        check.unless((1..=1000).contains(&tokens), "max_tokens", tokens, "1 to 1000, or none");
+        check.unless(
             (0.001..=1000.0).contains(&config.token_ratio),
             "token_ratio",
             config.token_ratio,
@@ -549,17 +554,17 @@ impl HedgeConfigBuilder {
     /// When a value is outside what its getter allows; all such values are named.
     pub fn build(self) -> Result<HedgeConfig, InvalidConfig> {
         let config = self.0;
-        let mut check = Check::default();
-        check.that(config.max_hedges <= MAX_HEDGES, "max_hedges", config.max_hedges, "0 to 4");
-        check.that(config.delay <= HOUR, "delay", format_args!("{:?}", config.delay), "up to 1h");
+        let mut check = Mistakes::default();
+        check.unless(config.max_hedges <= MAX_HEDGES, "max_hedges", config.max_hedges, "0 to 4");
+        check.unless(config.delay <= HOUR, "delay", format_args!("{:?}", config.delay), "up to 1h");
         let percentile = config.percentile.unwrap_or(0.5);
-        check.that(
+        check.unless(
             percentile > 0.0 && percentile < 1.0,
             "percentile",
             percentile,
             "above 0 and below 1, or none",
         );
-        check.that(
+        check.unless(
             !config.ready_timeout.is_zero() && config.ready_timeout <= HOUR,
             "ready_timeout",
             format_args!("{:?}", config.ready_timeout),
@@ -610,30 +615,16 @@ impl DeadlineConfigBuilder {
     /// # Errors
     /// When the timeout is zero.
     pub fn build(self) -> Result<DeadlineConfig, InvalidConfig> {
-        let mut check = Check::default();
-        check.that(self.0.timeout != Some(Duration::ZERO), "timeout", "0s", "more than 0s, or none");
+        let mut check = Mistakes::default();
+        check.unless(self.0.timeout != Some(Duration::ZERO), "timeout", "0s", "more than 0s, or none");
         check.finish(self.0)
-    }
-}
-
-/// Collects every mistake before any is reported.
-#[derive(Default)]
-struct Check(Vec<Mistake>);
-
-impl Check {
-    fn that(&mut self, right: bool, field: &str, found: impl std::fmt::Display, allowed: &str) {
-        if !right {
-            self.0.push(Mistake::new(field, found, allowed));
-        }
-    }
-
-    fn finish<T>(self, config: T) -> Result<T, InvalidConfig> {
-        InvalidConfig::check(self.0).map(|()| config)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tower_mesh_core::error::Mistake;
+
     use super::*;
 
     fn fields(error: &InvalidConfig) -> Vec<&str> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tower_mesh_core::Ratio;
 use tower_mesh_core::classify::AbandonedPolicy;
-use tower_mesh_core::error::{InvalidConfig, Mistake};
+use tower_mesh_core::error::{InvalidConfig, Mistakes};
 
 /// Whose rules are followed where the two systems that ejection comes from disagree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -334,12 +334,12 @@ impl OutlierConfigBuilder {
     /// When any value is out of range; all that are, in one answer.
     pub fn build(self) -> Result<OutlierConfig, InvalidConfig> {
         let mut config = self.config;
-        let mut mistakes = Vec::new();
+        let mut check = Mistakes::default();
         match Ratio::new(self.failure_threshold) {
             Ok(ratio) if ratio > Ratio::ZERO || config.dialect == Dialect::Grpc => {
                 config.failure_threshold = ratio;
             }
-            _ => mistakes.push(Mistake::new("failure_threshold", self.failure_threshold, "over 0, up to 1")),
+            _ => check.unless(false, "failure_threshold", self.failure_threshold, "over 0, up to 1"),
         }
         let enforced = [
             ("enforce_consecutive", &mut config.enforce_consecutive),
@@ -351,42 +351,35 @@ impl OutlierConfigBuilder {
         for ((field, ratio), value) in enforced.into_iter().zip(self.enforce) {
             match Ratio::new(value) {
                 Ok(valid) => *ratio = valid,
-                Err(_) => mistakes.push(Mistake::new(field, value, "0 to 1")),
+                Err(_) => check.unless(false, field, value, "0 to 1"),
             }
         }
         let factor = config.success_rate_factor;
-        if !(factor > 0.0 && factor <= 100.0) {
-            mistakes.push(Mistake::new("success_rate_factor", factor, "over 0, up to 100"));
+        check.unless(factor > 0.0 && factor <= 100.0, "success_rate_factor", factor, "over 0, up to 100");
+        if let Some(factor) = config.latency_factor {
+            check.unless(factor > 1.0 && factor <= 1000.0, "latency_factor", factor, "over 1, up to 1000");
         }
-        if let Some(factor) = config.latency_factor
-            && !(factor > 1.0 && factor <= 1000.0)
-        {
-            mistakes.push(Mistake::new("latency_factor", factor, "over 1, up to 1000"));
-        }
-        if config.latency_min_hosts < 2 {
-            mistakes.push(Mistake::new("latency_min_hosts", config.latency_min_hosts, "at least 2"));
-        }
-        if config.max_ejection_percent > 100 {
-            mistakes.push(Mistake::new("max_ejection_percent", config.max_ejection_percent, "0 to 100"));
-        }
+        check.unless(
+            config.latency_min_hosts >= 2,
+            "latency_min_hosts",
+            config.latency_min_hosts,
+            "at least 2",
+        );
+        check.within("max_ejection_percent", config.max_ejection_percent, 0..=100, "0 to 100");
         let (least, hour) = (Duration::from_millis(10), Duration::from_secs(3600));
-        for (field, value, min, max, allowed) in [
-            ("interval", config.interval, least, hour, "10ms to 1h"),
-            ("base_ejection_time", config.base_ejection_time, least, 24 * hour, "10ms to 24h"),
-            ("max_ejection_time", config.max_ejection_time, least, 24 * hour, "10ms to 24h"),
-            ("max_ejection_jitter", config.max_ejection_jitter, Duration::ZERO, 24 * hour, "up to 24h"),
-        ] {
-            if !(min..=max).contains(&value) {
-                mistakes.push(Mistake::new(field, format_args!("{value:?}"), allowed));
-            }
-        }
-        InvalidConfig::check(mistakes)?;
-        Ok(config)
+        check.within("interval", config.interval, least..=hour, "10ms to 1h");
+        check.within("base_ejection_time", config.base_ejection_time, least..=24 * hour, "10ms to 24h");
+        check.within("max_ejection_time", config.max_ejection_time, least..=24 * hour, "10ms to 24h");
+        let jitter = Duration::ZERO..=24 * hour;
+        check.within("max_ejection_jitter", config.max_ejection_jitter, jitter, "up to 24h");
+        check.finish(config)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tower_mesh_core::error::Mistake;
+
     use super::*;
 
     #[test]

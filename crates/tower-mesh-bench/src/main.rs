@@ -1,7 +1,7 @@
 //! Overhead per call: the whole stack and its parts, beside the floor (what no balancer can do without) and beside tower's
 //! retry > timeout > buffer > P2C, in one run; then what an update with one change costs, and what an endpoint keeps in memory.
 //!
-//! `cargo run --release -p tower-mesh-bench -- [--json FILE] [--calls N] [--rounds N]`
+//! `cargo run --release -p tower-mesh-bench -- [--json FILE] [--only STACK,…] [--threads N] [--endpoints N] [--calls N] [--rounds N]`
 //!
 //! Machines are noisy, so every round measures all stacks in turn and the ratios are medians of the ratios within a round.
 
@@ -22,17 +22,21 @@ fn main() -> ExitCode {
     let settings = match Settings::from_args(std::env::args().skip(1)) {
         Ok(settings) => settings,
         Err(message) => {
-            eprintln!("{message}\nusage: tower-mesh-bench [--json FILE] [--calls N] [--rounds N]");
+            eprintln!(
+                "{message}\nusage: tower-mesh-bench [--json FILE] [--only STACK,…] [--threads N] [--endpoints N] [--calls N] [--rounds N]"
+            );
             return ExitCode::from(2);
         }
     };
     let mut report = Report::default();
-    for threads in [1, 2] {
-        for endpoints in [10, 10_000] {
+    for &threads in &settings.threads {
+        for &endpoints in &settings.endpoints {
             report.add(&settings, threads, endpoints);
         }
     }
-    report.add_updates(&settings, 10_000);
+    if settings.wants_updates() {
+        report.add_updates(&settings, 10_000);
+    }
     report.print();
     match &settings.json {
         Some(path) => match report.write_json(path) {

@@ -18,31 +18,56 @@ use crate::{ALLOCATOR, mesh, peers};
 /// What the command line says.
 pub(crate) struct Settings {
     pub(crate) json: Option<PathBuf>,
+    /// Measure these stacks alone, beside the floor, and no update.
+    only: Vec<String>,
+    pub(crate) threads: Vec<usize>,
+    pub(crate) endpoints: Vec<usize>,
     calls: u64,
     rounds: usize,
 }
 
 impl Settings {
     pub(crate) fn from_args(mut args: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut settings = Self { json: None, calls: 200_000, rounds: 9 };
+        let mut settings = Self {
+            json: None,
+            only: Vec::new(),
+            threads: vec![1, 2],
+            endpoints: vec![10, 10_000],
+            calls: 200_000,
+            rounds: 9,
+        };
         while let Some(flag) = args.next() {
             let mut value = || args.next().ok_or(format!("{flag} needs a value"));
-            match flag.as_str() {
+            let flag = flag.as_str();
+            match flag {
                 "--json" => settings.json = Some(value()?.into()),
-                "--calls" => {
-                    settings.calls = value()?.parse().map_err(|_| "--calls takes a number".to_owned())?;
-                }
-                "--rounds" => {
-                    settings.rounds = value()?.parse().map_err(|_| "--rounds takes a number".to_owned())?;
-                }
+                "--only" => settings.only.extend(value()?.split(',').map(str::to_owned)),
+                "--threads" => settings.threads = vec![number(flag, value()?)?],
+                "--endpoints" => settings.endpoints = vec![number(flag, value()?)?],
+                "--calls" => settings.calls = number(flag, value()?)? as u64,
+                "--rounds" => settings.rounds = number(flag, value()?)?,
                 _ => return Err(format!("unknown argument {flag}")),
             }
         }
-        if settings.calls == 0 || settings.rounds == 0 {
-            return Err("--calls and --rounds are at least 1".into());
+        if let Some(unknown) = settings.only.iter().find(|name| !STACKS.contains(&name.as_str())) {
+            return Err(format!("no stack is called {unknown:?}; there are {}", STACKS.join(", ")));
         }
         Ok(settings)
     }
+
+    pub(crate) fn wants_updates(&self) -> bool {
+        self.only.is_empty()
+    }
+
+    /// Ratios need the floor, whatever else is measured.
+    fn wants(&self, stack: &str) -> bool {
+        self.only.is_empty() || stack == "floor" || self.only.iter().any(|name| name == stack)
+    }
+}
+
+fn number(flag: &str, value: String) -> Result<usize, String> {
+    let number = value.parse().ok().filter(|&number| number > 0);
+    number.ok_or_else(|| format!("{flag} takes a number of at least 1, not {value:?}"))
 }
 
 /// One line of the report.
@@ -55,8 +80,8 @@ struct Row {
     ns: f64,
     /// Times the floor of the same round: the median over the rounds.
     vs_floor: f64,
-    /// Times tower's stack of the same round: the median over the rounds.
-    vs_tower: f64,
+    /// Times tower's stack of the same round, if that was measured: the median over the rounds.
+    vs_tower: Option<f64>,
     /// Allocations a call, counted in a round of their own.
     allocs: f64,
 }
@@ -81,7 +106,7 @@ impl Report {
     /// Measures every stack with `threads` threads calling and `endpoints` endpoints.
     pub(crate) fn add(&mut self, settings: &Settings, threads: usize, endpoints: usize) {
         let runtime = runtime(threads);
-        let benches = benches(&runtime, settings.calls, threads, endpoints);
+        let benches = benches(&runtime, settings, threads, endpoints);
         for (_, bench) in &benches {
             bench(); // warms up, and lets drivers and tower's readiness queue settle
         }
@@ -94,14 +119,14 @@ impl Report {
         for (name, _) in &benches {
             let own = &rounds[name];
             let ratio_to =
-                |other: &str| median(own.iter().zip(&rounds[other]).map(|(own, other)| own.ns / other.ns));
+                |other: &[Sample]| median(own.iter().zip(other).map(|(own, other)| own.ns / other.ns));
             self.stacks.push(Row {
                 name,
                 threads,
                 endpoints,
                 ns: median(own.iter().map(|sample| sample.ns)),
-                vs_floor: ratio_to("floor"),
-                vs_tower: ratio_to("tower"),
+                vs_floor: ratio_to(&rounds["floor"]),
+                vs_tower: rounds.get("tower").map(|tower| ratio_to(tower)),
                 allocs: median(own.iter().map(|sample| sample.allocs)),
             });
         }
@@ -115,7 +140,13 @@ impl Report {
         for row in &self.stacks {
             println!(
                 "{:<18} {:>7} {:>9} {:>9.1} {:>9.2} {:>9.3} {:>8.2}",
-                row.name, row.threads, row.endpoints, row.ns, row.vs_floor, row.vs_tower, row.allocs
+                row.name,
+                row.threads,
+                row.endpoints,
+                row.ns,
+                row.vs_floor,
+                row.vs_tower.unwrap_or(f64::NAN),
+                row.allocs
             );
         }
         println!(
@@ -144,30 +175,43 @@ impl Report {
     }
 }
 
-fn benches(runtime: &Runtime, calls: u64, threads: usize, endpoints: usize) -> Vec<(&'static str, Bench)> {
-    let _inside = runtime.enter();
-    let handle = runtime.handle().clone();
-    macro_rules! bench {
-        ($service:expr) => {{
-            let (service, handle) = ($service, handle.clone());
-            Box::new(move || run(&handle, &service, calls, threads)) as Bench
-        }};
-    }
-    vec![
-        ("floor", bench!(Floor::new(endpoints))),
-        ("tower", bench!(peers::tower_stack(endpoints))),
-        ("balance", bench!(mesh::balance(endpoints))),
-        ("least-request", bench!(mesh::balance_by(endpoints, Algorithm::P2cLeastRequest))),
-        ("round-robin", bench!(mesh::balance_by(endpoints, Algorithm::RoundRobin))),
-        ("random", bench!(mesh::balance_by(endpoints, Algorithm::Random))),
-        ("ring-hash", bench!(mesh::balance_by(endpoints, Algorithm::RingHash))),
-        ("maglev", bench!(mesh::balance_by(endpoints, Algorithm::Maglev))),
-        ("two levels", bench!(mesh::balance_in_levels(endpoints))),
-        ("tower-balance", bench!(peers::tower_balance(endpoints))),
-        ("balance+breaker", bench!(mesh::balance_and_breaker(endpoints))),
-        ("whole", bench!(mesh::whole(endpoints))),
-        ("mesh", bench!(mesh::mesh(endpoints))),
-    ]
+/// Names the stacks once: for the command line, and to make those that are asked for.
+macro_rules! stacks {
+    ($($name:literal => $make:expr,)*) => {
+        const STACKS: &[&str] = &[$($name),*];
+
+        fn benches(
+            runtime: &Runtime,
+            settings: &Settings,
+            threads: usize,
+            endpoints: usize,
+        ) -> Vec<(&'static str, Bench)> {
+            let _inside = runtime.enter();
+            let calls = settings.calls;
+            let mut benches = Vec::new();
+            $(if settings.wants($name) {
+                let (handle, service) = (runtime.handle().clone(), $make(endpoints));
+                benches.push(($name, Box::new(move || run(&handle, &service, calls, threads)) as Bench));
+            })*
+            benches
+        }
+    };
+}
+
+stacks! {
+    "floor" => Floor::new,
+    "tower" => peers::tower_stack,
+    "balance" => mesh::balance,
+    "least-request" => |endpoints| mesh::balance_by(endpoints, Algorithm::P2cLeastRequest),
+    "round-robin" => |endpoints| mesh::balance_by(endpoints, Algorithm::RoundRobin),
+    "random" => |endpoints| mesh::balance_by(endpoints, Algorithm::Random),
+    "ring-hash" => |endpoints| mesh::balance_by(endpoints, Algorithm::RingHash),
+    "maglev" => |endpoints| mesh::balance_by(endpoints, Algorithm::Maglev),
+    "two levels" => mesh::balance_in_levels,
+    "tower-balance" => peers::tower_balance,
+    "balance+breaker" => mesh::balance_and_breaker,
+    "whole" => mesh::whole,
+    "mesh" => mesh::mesh,
 }
 
 /// `calls` calls on each of `threads` tasks of a runtime with as many workers.

@@ -1,8 +1,10 @@
 //! What belongs to one call, whatever its request type, lent for the length of each poll.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::num::NonZeroU64;
 use std::time::Duration;
+
+use scoped_tls::scoped_thread_local;
 
 use crate::operation::Operation;
 use crate::tick::Tick;
@@ -22,195 +24,145 @@ use crate::tick::Tick;
 /// });
 /// assert!(CallContext::with(|_| ()).is_none(), "nothing is lent outside");
 /// ```
-#[derive(Debug)]
-pub struct CallContext(Facts);
-
-/// Copied in and out when the context is lent; a context itself is not, or two of them would know different things of one call.
-#[derive(Debug, Clone, Copy)]
-struct Facts {
-    started: Option<Tick>,
-    ended: Option<Tick>,
-    deadline: Option<Tick>,
+#[derive(Debug, Default)]
+pub struct CallContext {
+    started: Cell<Option<Tick>>,
+    ended: Cell<Option<Tick>>,
+    deadline: Cell<Option<Tick>>,
     /// One more than the key would be, so that none costs no room.
-    hash_key: Option<NonZeroU64>,
-    tried: Tried,
-    operation: Option<Operation>,
-    drop_reason: Option<DropReason>,
-    deadline_kept: bool,
-    gave_up: bool,
+    hash_key: Cell<Option<NonZeroU64>>,
+    tried: Cell<Tried>,
+    operation: Cell<Option<Operation>>,
+    drop_reason: Cell<Option<DropReason>>,
+    deadline_kept: Cell<bool>,
+    gave_up: Cell<bool>,
     /// It is that of work which makes calls, not of a call.
     around_calls: bool,
-    lent: Lending,
 }
 
-/// Whether a context stands in [`CURRENT`], and as what.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Lending {
-    No,
-    /// To the layers of its call.
-    ToCall,
-    /// To work that makes calls, each of which begins a context of its own.
-    AroundCalls,
-}
-
-thread_local! {
-    /// The context lent now, or one that is not lent.
-    static CURRENT: RefCell<CallContext> = const { RefCell::new(CallContext::EMPTY) };
+scoped_thread_local! {
+    /// The context lent now: where it is, so that lending copies nothing.
+    static CURRENT: CallContext
 }
 
 impl CallContext {
-    const EMPTY: Self = Self(Facts {
-        started: None,
-        ended: None,
-        deadline: None,
-        deadline_kept: false,
-        drop_reason: None,
-        hash_key: None,
-        operation: None,
-        tried: Tried { keys: [0; Tried::MAX] },
-        gave_up: false,
-        around_calls: false,
-        lent: Lending::No,
-    });
-
     /// A context of which nothing is known yet.
     pub fn new() -> Self {
-        Self::EMPTY
+        Self::default()
     }
 
     /// A context for work that makes calls, such as a server's handler. Lent while that work is polled, its deadline and hash key become those of every call
     /// made there; nothing else is shared, since the calls are different ones, and to [`with`](Self::with) it is as if nothing were lent.
     pub fn around_calls() -> Self {
-        Self(Facts { around_calls: true, ..Self::EMPTY.0 })
+        Self { around_calls: true, ..Self::default() }
     }
 
     /// A context for a part of the call whose context is lent now: its deadline, operation and hash key are taken over, and so is the
     /// clock reading. Without one, a new one, under the deadline of the work [around](Self::around_calls) it if there is any.
+    #[inline]
     pub fn inherit() -> Self {
+        let context = Self::default();
+        context.take_over();
+        context
+    }
+
+    /// What a part of a call takes over from the context lent now, if one is.
+    #[inline]
+    fn take_over(&self) {
         Self::with_any(|call| {
-            let Facts { started, deadline, hash_key, operation, .. } = call.0;
-            Self(Facts { started, deadline, hash_key, operation, ..Self::EMPTY.0 })
-        })
-        .unwrap_or(Self::EMPTY)
+            self.started.set(call.started());
+            self.deadline.set(call.deadline());
+            self.hash_key.set(call.hash_key.get());
+            self.operation.set(call.operation());
+        });
     }
 
     /// A context for an attempt of the same call that runs beside this one: its deadline, operation and hash key, and the endpoints tried so far, but
     /// clock readings of its own.
     pub fn beside(&self) -> Self {
-        let Facts { deadline, hash_key, operation, tried, .. } = self.0;
-        Self(Facts { deadline, hash_key, operation, tried, ..Self::EMPTY.0 })
+        Self {
+            deadline: self.deadline.clone(),
+            hash_key: self.hash_key.clone(),
+            operation: self.operation.clone(),
+            tried: self.tried.clone(),
+            ..Self::default()
+        }
     }
 
     /// Gives the operation its name, for policies and reports.
-    pub fn with_operation(mut self, operation: Operation) -> Self {
-        self.0.operation = Some(operation);
+    pub fn with_operation(self, operation: Operation) -> Self {
+        self.operation.set(Some(operation));
         self
     }
 
     /// Sets what consistent hashing goes by.
-    pub fn with_hash_key(mut self, key: u64) -> Self {
+    pub fn with_hash_key(self, key: u64) -> Self {
         self.set_hash_key(key);
         self
     }
 
     /// As [`with_hash_key`](Self::with_hash_key), for a layer that is lent the context.
     #[inline]
-    pub fn set_hash_key(&mut self, key: u64) {
+    pub fn set_hash_key(&self, key: u64) {
         // The largest key shares its place with the one before it.
-        self.0.hash_key = NonZeroU64::new(key.saturating_add(1));
+        self.hash_key.set(NonZeroU64::new(key.saturating_add(1)));
     }
 
     /// Sets when the whole call must have ended; an earlier deadline stays.
-    pub fn with_deadline(mut self, deadline: Tick) -> Self {
-        self.0.deadline = Some(self.0.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
+    pub fn with_deadline(self, deadline: Tick) -> Self {
+        self.set_deadline(deadline);
         self
     }
 
-    /// Runs `f` while this context is lent to everything `f` calls on this thread.
+    /// As [`with_deadline`](Self::with_deadline), for the owner of a context that is made already.
+    #[inline]
+    pub fn set_deadline(&self, deadline: Tick) {
+        self.deadline.set(Some(self.deadline().map_or(deadline, |earlier| earlier.min(deadline))));
+    }
+
+    /// Runs `f` while this context is lent to everything `f` calls on this thread; even if `f` panics, no longer.
     #[inline]
     pub fn lend<R>(&mut self, f: impl FnOnce() -> R) -> R {
-        /// Takes the context back even if `f` panics.
-        struct Lent<'a> {
-            owner: &'a mut CallContext,
-            /// What was lent before; usually nothing, and then nothing is kept of it.
-            outer: Option<Facts>,
+        let result = CURRENT.set(self, f);
+        if self.gave_up() {
+            Self::tell_gave_up();
         }
-        impl Drop for Lent<'_> {
-            #[inline]
-            fn drop(&mut self) {
-                let _ = CURRENT.try_with(|current| {
-                    if let Ok(mut current) = current.try_borrow_mut() {
-                        self.owner.0 = current.0;
-                        match self.outer {
-                            Some(outer) => current.0 = outer,
-                            None => current.0.lent = Lending::No,
-                        }
-                    }
-                });
-                self.owner.0.lent = Lending::No;
-                if self.owner.0.gave_up {
-                    CallContext::tell_gave_up();
-                }
-            }
-        }
-        self.0.lent = if self.0.around_calls { Lending::AroundCalls } else { Lending::ToCall };
-        // Fails only while the thread is being torn down: then nothing is lent, and nothing comes back.
-        let outer = CURRENT.try_with(|current| {
-            let mut current = current.try_borrow_mut().ok()?;
-            let outer = (current.0.lent != Lending::No).then_some(current.0);
-            current.0 = self.0;
-            outer
-        });
-        let _lent = Lent { outer: outer.ok().flatten(), owner: self };
-        f()
+        result
     }
 
     /// Drops `part` while telling its guards why.
     pub fn drop_for<T>(&mut self, reason: DropReason, part: T) {
-        let before = self.0.drop_reason.replace(reason);
+        let before = self.drop_reason.replace(Some(reason));
         self.lend(|| drop(part));
-        self.0.drop_reason = before;
+        self.drop_reason.set(before);
     }
 
     /// Reads or writes the context lent now; none if nothing is.
-    ///
-    /// `f` must not call anything that lends or reads a context; it is for a few field accesses.
     #[inline]
-    pub fn with<R>(f: impl FnOnce(&mut CallContext) -> R) -> Option<R> {
-        CURRENT
-            .try_with(|current| match current.try_borrow_mut() {
-                Ok(mut call) if call.0.lent == Lending::ToCall => Some(f(&mut call)),
-                _ => None,
-            })
-            .ok()
-            .flatten()
+    pub fn with<R>(f: impl FnOnce(&CallContext) -> R) -> Option<R> {
+        if CURRENT.is_set() { CURRENT.with(|call| (!call.around_calls).then(|| f(call))) } else { None }
     }
 
     /// As [`with`](Self::with), for that of a call or of work that makes calls.
-    fn with_any<R>(f: impl FnOnce(&mut CallContext) -> R) -> Option<R> {
-        CURRENT
-            .try_with(|current| match current.try_borrow_mut() {
-                Ok(mut call) if call.0.lent != Lending::No => Some(f(&mut call)),
-                _ => None,
-            })
-            .ok()
-            .flatten()
+    #[inline]
+    fn with_any<R>(f: impl FnOnce(&CallContext) -> R) -> Option<R> {
+        CURRENT.is_set().then(|| CURRENT.with(f))
     }
 
     /// Tells all contexts outside that a call was tried as often as it may be, in vain: to try what failed by that again multiplies the attempts.
     pub fn tell_gave_up() {
-        Self::with_any(|call| call.0.gave_up = true);
+        Self::with_any(|call| call.gave_up.set(true));
     }
 
     /// Whether a call made inside was tried as often as it may be, in vain.
     pub fn gave_up(&self) -> bool {
-        self.0.gave_up
+        self.gave_up.get()
     }
 
     /// Why the part of a call that started at `started` is being dropped right now: [`DropReason::CallerGone`] unless the context of that
     /// very attempt is lent with another reason.
     pub fn drop_reason_of(started: Tick) -> DropReason {
-        Self::with(|call| if call.0.started == Some(started) { call.0.drop_reason } else { None })
+        Self::with(|call| if call.started() == Some(started) { call.drop_reason.get() } else { None })
             .flatten()
             .unwrap_or(DropReason::CallerGone)
     }
@@ -219,85 +171,88 @@ impl CallContext {
     /// reading so serves every layer of an attempt.
     #[inline]
     pub fn attempt_started(clock: impl Fn() -> Tick) -> Tick {
-        Self::with(|call| *call.0.started.get_or_insert_with(&clock)).unwrap_or_else(&clock)
+        Self::with(|call| call.start(&clock)).unwrap_or_else(&clock)
     }
 
     /// As [`attempt_started`](Self::attempt_started), for the owner of a context that is not lent.
-    pub fn start(&mut self, clock: impl Fn() -> Tick) -> Tick {
-        *self.0.started.get_or_insert_with(clock)
+    #[inline]
+    pub fn start(&self, clock: impl Fn() -> Tick) -> Tick {
+        get_or_set(&self.started, clock)
     }
 
     /// When the attempt that started at `started` ended: as [`attempt_started`](Self::attempt_started), for the reading at its end. If the
     /// context lent now is that of another attempt (a body is read inside another call), `clock` is read.
     #[inline]
     pub fn attempt_ended(started: Tick, clock: impl Fn() -> Tick) -> Tick {
-        Self::with(|call| (call.0.started == Some(started)).then(|| *call.0.ended.get_or_insert_with(&clock)))
+        Self::with(|call| (call.started() == Some(started)).then(|| get_or_set(&call.ended, &clock)))
             .flatten()
             .unwrap_or_else(&clock)
     }
 
     /// Starts the attempt's clock anew at `now`: it waited for something, and the wait says nothing of the endpoint it now goes to.
     pub fn restart_attempt(now: Tick) {
-        Self::with(|call| call.0.started = Some(now));
+        Self::with(|call| call.started.set(Some(now)));
     }
 
     /// Begins another attempt: the clock readings of the last one are void, the endpoints tried stay.
-    pub fn next_attempt(&mut self) {
-        self.0.started = None;
-        self.0.ended = None;
+    pub fn next_attempt(&self) {
+        self.started.set(None);
+        self.ended.set(None);
     }
 
     /// Forgets when the attempt ended: it goes on, with another part of it.
-    pub fn forget_end(&mut self) {
-        self.0.ended = None;
+    pub fn forget_end(&self) {
+        self.ended.set(None);
     }
 
     /// The clock reading at the start of the attempt, if anybody took one.
     pub fn started(&self) -> Option<Tick> {
-        self.0.started
+        self.started.get()
     }
 
     /// The clock reading at the end of the attempt, if anybody took one.
     pub fn ended(&self) -> Option<Tick> {
-        self.0.ended
+        self.ended.get()
     }
 
     /// When the whole call must have ended, if there is a bound.
     pub fn deadline(&self) -> Option<Tick> {
-        self.0.deadline
+        self.deadline.get()
     }
 
     /// The time left at `now`, if there is a bound; zero once it has passed.
     pub fn remaining(&self, now: Tick) -> Option<Duration> {
-        self.0.deadline.map(|deadline| deadline.since(now))
+        self.deadline().map(|deadline| deadline.since(now))
     }
 
     /// Tells the owner of the deadline that an inner layer will end the call by then, so that one timer serves both.
-    pub fn keep_deadline(&mut self) {
-        self.0.deadline_kept = true;
+    pub fn keep_deadline(&self) {
+        self.deadline_kept.set(true);
     }
 
     /// Whether an inner layer said it will, since this was last asked: it says so at each poll that leaves it pending, and one that has
     /// ended while the call goes on keeps nothing any more.
-    pub fn take_deadline_kept(&mut self) -> bool {
-        std::mem::take(&mut self.0.deadline_kept)
+    pub fn take_deadline_kept(&self) -> bool {
+        self.deadline_kept.take()
     }
 
     /// Tells the owner of the context that is lent now, if its deadline is not earlier than this one's, that this layer ends the call by then.
     pub fn tell_deadline_kept(&self) {
-        if let Some(deadline) = self.0.deadline {
+        if let Some(deadline) = self.deadline() {
             Self::with(|outer| {
-                outer.0.deadline_kept |= outer.0.deadline.is_some_and(|outer| deadline <= outer);
+                if outer.deadline().is_some_and(|outer| deadline <= outer) {
+                    outer.keep_deadline();
+                }
             });
         }
     }
 
     /// Hands this context's reading at the end of the attempt on to the one that is lent now, if they share the reading at its start.
     pub fn tell_ended(&self) {
-        if let (Some(started), Some(ended)) = (self.0.started, self.0.ended) {
+        if let (Some(started), Some(ended)) = (self.started(), self.ended()) {
             Self::with(|outer| {
-                if outer.0.started == Some(started) {
-                    outer.0.ended.get_or_insert(ended);
+                if outer.started() == Some(started) {
+                    get_or_set(&outer.ended, || ended);
                 }
             });
         }
@@ -305,25 +260,37 @@ impl CallContext {
 
     /// The operation's name, if it was given.
     pub fn operation(&self) -> Option<Operation> {
-        self.0.operation
+        self.operation.get()
     }
 
     /// What consistent hashing goes by, if it was given.
     pub fn hash_key(&self) -> Option<u64> {
-        self.0.hash_key.map(|key| key.get() - 1)
+        self.hash_key.get().map(|key| key.get() - 1)
     }
 
     /// Remembers that this call has been sent to the endpoint of this [key](crate::EndpointHandle::key), so that another attempt goes elsewhere.
     #[inline]
-    pub fn add_tried(&mut self, key: u32) {
-        self.0.tried.add(key);
+    pub fn add_tried(&self, key: u32) {
+        let mut tried = self.tried();
+        tried.add(key);
+        self.tried.set(tried);
     }
 
     /// The endpoints that this call has been sent to.
     #[inline]
     pub fn tried(&self) -> Tried {
-        self.0.tried
+        self.tried.get()
     }
+}
+
+/// The reading that is there, or else the one that `clock` gives.
+#[inline]
+fn get_or_set(reading: &Cell<Option<Tick>>, clock: impl FnOnce() -> Tick) -> Tick {
+    reading.get().unwrap_or_else(|| {
+        let now = clock();
+        reading.set(Some(now));
+        now
+    })
 }
 
 /// A layer's hold on the context of a call: the one that an outer layer lends, or one of its own if nobody does.
@@ -336,13 +303,21 @@ impl CallContext {
 /// scope.run(|| assert!(CallContext::with(|_| ()).is_some()));
 /// ```
 #[derive(Debug)]
-pub struct CallScope(Option<CallContext>);
+pub struct CallScope(Option<Box<CallContext>>);
 
 impl CallScope {
     /// Joins the context lent now, or begins one.
     #[inline]
     pub fn join() -> Self {
-        Self(if CallContext::with(|_| ()).is_some() { None } else { Some(CallContext::inherit()) })
+        if CallContext::with(|_| ()).is_some() { Self(None) } else { Self::begin() }
+    }
+
+    /// Begins a context for a part of the call: see [`CallContext::inherit`]. For a layer that has something of its own to say, such as an earlier deadline.
+    #[inline]
+    pub fn begin() -> Self {
+        let own = pool::take();
+        own.take_over();
+        Self(Some(own))
     }
 
     /// Runs `f` with the context lent.
@@ -356,7 +331,7 @@ impl CallScope {
 
     /// Reads or writes the context, outside [`run`](Self::run). None if it was an outer layer's and is lost: the call has been moved to another task.
     #[inline]
-    pub fn with<R>(&mut self, f: impl FnOnce(&mut CallContext) -> R) -> Option<R> {
+    pub fn with<R>(&mut self, f: impl FnOnce(&CallContext) -> R) -> Option<R> {
         match &mut self.0 {
             Some(own) => Some(f(own)),
             None => CallContext::with(f),
@@ -365,20 +340,64 @@ impl CallScope {
 
     /// Drops `part` while telling its guards why.
     pub fn drop_for<T>(&mut self, reason: DropReason, part: T) {
-        let before = self.with(|call| call.0.drop_reason.replace(reason)).flatten();
+        let before = self.with(|call| call.drop_reason.replace(Some(reason))).flatten();
         self.run(|| drop(part));
-        self.with(|call| call.0.drop_reason = before);
+        self.with(|call| call.drop_reason.set(before));
     }
 
-    /// Whether the context is this layer's own: there is no layer outside that knows contexts.
-    pub fn is_outermost(&self) -> bool {
-        self.0.is_some()
+    /// The context, if it is this layer's own.
+    #[inline]
+    pub fn own(&self) -> Option<&CallContext> {
+        self.0.as_deref()
     }
 }
 
-impl Default for CallContext {
-    fn default() -> Self {
-        Self::EMPTY
+impl Drop for CallScope {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(own) = self.0.take() {
+            pool::give_back(own);
+        }
+    }
+}
+
+/// Contexts that no call uses, by thread: futures hold a pointer, and are moved as they grow outwards, while no call allocates.
+mod pool {
+    use std::cell::RefCell;
+
+    use super::CallContext;
+
+    /// As many as a thread keeps; with more calls under way than these and the pool empty, one is allocated.
+    const MAX: usize = 1024;
+
+    #[expect(clippy::vec_box, reason = "the boxes are what is kept")]
+    type Free = Vec<Box<CallContext>>;
+
+    thread_local! {
+        static FREE: RefCell<Free> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// A context of which nothing is known yet.
+    #[inline]
+    pub(super) fn take() -> Box<CallContext> {
+        match FREE.try_with(|free| free.borrow_mut().pop()) {
+            Ok(Some(mut free)) => {
+                *free = CallContext::default();
+                free
+            }
+            _ => Box::default(),
+        }
+    }
+
+    #[inline]
+    pub(super) fn give_back(context: Box<CallContext>) {
+        // Fails only while the thread is being torn down: then it is freed.
+        let _ = FREE.try_with(|free| {
+            let mut free = free.borrow_mut();
+            if free.len() < MAX {
+                free.push(context);
+            }
+        });
     }
 }
 
@@ -461,7 +480,7 @@ mod tests {
             let before = CallContext::attempt_started(instant);
             for _ in 0..2 {
                 let mut call = CallScope::join();
-                assert!(call.is_outermost());
+                assert!(call.own().is_some());
                 assert_eq!(
                     call.with(|call| (call.deadline(), call.tried().is_empty())),
                     Some((Some(deadline), true))

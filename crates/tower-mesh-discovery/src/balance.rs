@@ -109,6 +109,7 @@ pub(crate) fn clock() -> Tick {
 }
 
 /// Makes the call on a service that has said it is ready.
+#[inline(always)]
 pub(crate) fn send<S, Req>(
     shared: &Shared<S>,
     member: &Member,

@@ -3,7 +3,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
-use tower_mesh_core::{BoxError, CallContext, DropReason};
+use tower_mesh_core::{BoxError, CallScope, DropReason};
 
 use crate::error::DeadlineExceeded;
 use crate::timer::Timer;
@@ -17,13 +17,13 @@ pin_project! {
         #[pin]
         inner: Option<F>,
         timer: Timer,
-        call: CallContext,
+        scope: CallScope,
     }
 }
 
 impl<F> DeadlineFuture<F> {
-    pub(super) fn new(inner: Option<F>, call: CallContext) -> Self {
-        Self { inner, timer: Timer::default(), call }
+    pub(super) fn new(inner: Option<F>, scope: CallScope) -> Self {
+        Self { inner, timer: Timer::default(), scope }
     }
 }
 
@@ -46,17 +46,21 @@ where
         let Some(inner) = this.inner.as_mut().as_pin_mut() else {
             return Poll::Ready(Err(DeadlineExceeded::new().into()));
         };
-        if let Poll::Ready(result) = this.call.lend(|| inner.poll(cx)) {
-            this.call.tell_ended();
-            return Poll::Ready(result.map_err(Into::into));
+        let answer = this.scope.run(|| inner.poll(cx));
+        let Some(call) = this.scope.own() else {
+            return answer.map_err(Into::into);
+        };
+        if answer.is_ready() {
+            call.tell_ended();
+            return answer.map_err(Into::into);
         }
-        if !this.call.take_deadline_kept()
-            && let Some(deadline) = this.call.deadline()
+        if !call.take_deadline_kept()
+            && let Some(deadline) = call.deadline()
             && this.timer.poll_until(deadline, cx).is_ready()
         {
             return Poll::Ready(Err(this.expire()));
         }
-        this.call.tell_deadline_kept();
+        call.tell_deadline_kept();
         Poll::Pending
     }
 }
@@ -70,7 +74,7 @@ impl<F> DeadlineProj<'_, F> {
                 self.0.set(None);
             }
         }
-        self.call.drop_for(DropReason::DeadlineExceeded, Clear(self.inner.as_mut()));
+        self.scope.drop_for(DropReason::DeadlineExceeded, Clear(self.inner.as_mut()));
         DeadlineExceeded::new().into()
     }
 }

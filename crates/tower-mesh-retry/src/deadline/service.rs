@@ -1,6 +1,6 @@
 use std::task::{Context, Poll};
 
-use tower_mesh_core::{BoxError, CallContext, LiveReader};
+use tower_mesh_core::{BoxError, CallScope, LiveReader};
 use tower_service::Service;
 
 use super::future::DeadlineFuture;
@@ -52,17 +52,19 @@ where
 
     fn call(&mut self, request: Req) -> Self::Future {
         let timeout = self.config.get().timeout();
-        let mut call = CallContext::inherit();
-        let mut expired = false;
-        if timeout.is_some() || call.deadline().is_some() {
+        let mut scope = CallScope::begin();
+        let expired = scope.with(|call| {
             // The reading stays in the context: one serves all inner layers.
-            let now = call.start(clock);
-            expired = call.deadline().is_some_and(|deadline| deadline <= now);
+            let bounded = timeout.is_some() || call.deadline().is_some();
+            let now = bounded.then(|| call.start(clock))?;
+            let expired = call.deadline().is_some_and(|deadline| deadline <= now);
             if let Some(timeout) = timeout {
-                call = call.with_deadline(now + timeout);
+                call.set_deadline(now + timeout);
             }
-        }
-        let future = (!expired).then(|| call.lend(|| self.inner.call(request)));
-        DeadlineFuture::new(future, call)
+            Some(expired)
+        });
+        let expired = expired.flatten().unwrap_or(false);
+        let future = (!expired).then(|| scope.run(|| self.inner.call(request)));
+        DeadlineFuture::new(future, scope)
     }
 }

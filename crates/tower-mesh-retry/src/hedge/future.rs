@@ -146,7 +146,7 @@ where
             return;
         };
         let parts = &*self.parts;
-        let mut context = self.scope.with(|call| call.beside()).unwrap_or_default();
+        let context = self.scope.with(|call| call.beside()).unwrap_or_default();
         context.start(|| now);
         tracing::debug!(after = ?now.since(self.began), out = self.out.len(), "hedging");
         let ready_by = now + parts.config.snapshot().ready_timeout();

@@ -312,7 +312,7 @@ async fn the_refused_go_to_each_new_endpoint_at_once_and_then_wait() {
 
 #[test]
 fn a_full_list_of_endpoints_tried_still_tells_what_is_new() {
-    let mut call = CallContext::new();
+    let call = CallContext::new();
     for endpoint in 1..=20 {
         let before = call.tried();
         assert!(!future::is_new(call.tried(), before));

@@ -1,7 +1,7 @@
 //! One circuit, shared by all threads: the state machine, a window, and a word that lets closed calls by without a lock.
 
 use std::fmt;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -64,8 +64,10 @@ pub(crate) struct Inner {
     endpoint: Option<EndpointHandle>,
     refused: AtomicU64,
     late: AtomicU64,
-    changed: Arc<Notify>,
-    listeners: Listeners<CircuitEvent>,
+    /// Made by the first who waits for a change.
+    changed: OnceLock<Arc<Notify>>,
+    /// Made for the first who listens to this very circuit.
+    listeners: OnceLock<Box<Listeners<CircuitEvent>>>,
     family: Arc<Family>,
 }
 
@@ -146,8 +148,8 @@ impl Circuit {
             endpoint,
             refused: AtomicU64::new(0),
             late: AtomicU64::new(0),
-            changed: Arc::default(),
-            listeners: Listeners::default(),
+            changed: OnceLock::new(),
+            listeners: OnceLock::new(),
             family,
         }))
     }
@@ -349,7 +351,7 @@ impl Circuit {
     /// Waits until its state has changed to `state`; at once if it is that already. Any number may wait; dropping one affects no other.
     pub async fn reached(&self, state: State) {
         loop {
-            let changed = self.0.changed.notified();
+            let changed = self.changed().notified();
             tokio::pin!(changed);
             // From here on a change is heard, so looking cannot miss one.
             changed.as_mut().enable();
@@ -365,8 +367,13 @@ impl Circuit {
         self.0.member.is_some()
     }
 
+    /// Notified at each change from now on.
     pub(crate) fn changed(&self) -> &Arc<Notify> {
-        &self.0.changed
+        self.0.changed.get().unwrap_or_else(|| {
+            // Under the lock: a change either finds it, or came before and is seen by who looks next.
+            let _machine = self.machine();
+            self.0.changed.get_or_init(Arc::default)
+        })
     }
 
     /// The endpoint whose circuit this is, if it is one endpoint's.
@@ -414,7 +421,7 @@ impl Circuit {
     /// no lock, and should be quick; if it panics, nobody else is harmed. Two transitions that follow one another closely on two threads may be told in the
     /// other order: their generations say which came first.
     pub fn on_transition(&self, listener: impl Fn(&CircuitEvent) + Send + Sync + 'static) {
-        self.0.listeners.add(listener);
+        self.0.listeners.get_or_init(Box::default).add(listener);
     }
 
     pub(crate) fn family(&self) -> &Arc<Family> {
@@ -457,7 +464,9 @@ impl Circuit {
             (transition, result)
         };
         if let Some(transition) = transition {
-            inner.changed.notify_waiters();
+            if let Some(changed) = inner.changed.get() {
+                changed.notify_waiters();
+            }
             self.tell(transition, now);
         }
         result
@@ -484,9 +493,12 @@ impl Circuit {
         } else {
             tracing::info!(endpoint, ?from, ?to, ?reason, generation, total, failed, slow, "circuit changed");
         }
-        if inner.listeners.any() || inner.family.listeners.any() {
+        let own = inner.listeners.get();
+        if own.is_some() || inner.family.listeners.any() {
             let event = CircuitEvent { circuit: self.clone(), transition, at: now };
-            inner.listeners.tell(&event);
+            if let Some(own) = own {
+                own.tell(&event);
+            }
             inner.family.listeners.tell(&event);
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::ratio::Ratio;
 use crate::sync::atomic::{
-    AtomicU8, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+    AtomicU8, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
 use crate::tick::{Tick, nanos};
 
@@ -155,9 +155,40 @@ pub struct TimeWindow {
 
 #[derive(Debug, Default)]
 struct Bucket {
-    /// Calls in the low half, failed ones in the high half: the usual call is one addition.
-    calls: AtomicU64,
-    slow: AtomicU64,
+    /// All calls, bad or not: the usual call is one addition.
+    total: AtomicU32,
+    failed: AtomicU32,
+    slow: AtomicU32,
+}
+
+impl Bucket {
+    #[inline]
+    fn add(&self, sample: Sample) {
+        self.total.fetch_add(1, Relaxed);
+        if sample.failed {
+            self.failed.fetch_add(1, Relaxed);
+        }
+        if sample.slow {
+            self.slow.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Bad calls are read first and added last: at worst one is not counted as bad yet.
+    fn counts(&self) -> WindowCounts {
+        let read = |count: &AtomicU32| u64::from(count.load(Relaxed));
+        let (failed, slow) = (read(&self.failed), read(&self.slow));
+        let total = read(&self.total);
+        WindowCounts { total, failed: failed.min(total), slow: slow.min(total) }
+    }
+
+    /// By exchange, as recording is: whoever comes late is before this or after it, and nothing in between. What is zero stays untouched.
+    fn clear(&self) {
+        for count in [&self.total, &self.failed, &self.slow] {
+            if count.load(Relaxed) != 0 {
+                count.swap(0, Relaxed);
+            }
+        }
+    }
 }
 
 const BUSY: u64 = 1 << 63;
@@ -181,10 +212,7 @@ impl TimeWindow {
         let newest = self.newest.load(Acquire);
         let number = if self.is_within(newest, now) { newest } else { self.advance(self.number_at(now)) };
         let bucket = &self.buckets[(number % self.buckets.len() as u64) as usize];
-        bucket.calls.fetch_add(1 | u64::from(sample.failed) << 32, Relaxed);
-        if sample.slow {
-            bucket.slow.fetch_add(1, Relaxed);
-        }
+        bucket.add(sample);
         if sample.failed || sample.slow {
             self.last_bad.fetch_max(number + 1, Relaxed);
         }
@@ -197,11 +225,10 @@ impl TimeWindow {
         let first = (last + 1).saturating_sub(self.buckets.len() as u64);
         let mut counts = WindowCounts::default();
         for number in first..=newest {
-            let bucket = &self.buckets[(number % self.buckets.len() as u64) as usize];
-            let calls = bucket.calls.load(Relaxed);
-            counts.total += calls & u64::from(u32::MAX);
-            counts.failed += calls >> 32;
-            counts.slow += bucket.slow.load(Relaxed);
+            let bucket = self.buckets[(number % self.buckets.len() as u64) as usize].counts();
+            counts.total += bucket.total;
+            counts.failed += bucket.failed;
+            counts.slow += bucket.slow;
         }
         counts
     }
@@ -243,20 +270,14 @@ impl TimeWindow {
         }
         let first = (newest + 1).max((number + 1).saturating_sub(self.buckets.len() as u64));
         for entered in first..=number {
-            let bucket = &self.buckets[(entered % self.buckets.len() as u64) as usize];
-            // Exchanges, as recording is: whoever comes late is before this or after it, and nothing in between.
-            bucket.calls.swap(0, Relaxed);
-            bucket.slow.swap(0, Relaxed);
+            self.buckets[(entered % self.buckets.len() as u64) as usize].clear();
         }
         self.newest.store(number, Release);
         number
     }
 
     fn clear(&self) {
-        for bucket in &self.buckets {
-            bucket.calls.swap(0, Relaxed);
-            bucket.slow.swap(0, Relaxed);
-        }
+        self.buckets.iter().for_each(Bucket::clear);
         self.last_bad.store(0, Relaxed);
     }
 }

@@ -232,7 +232,7 @@ impl Slices {
             return true;
         };
         let began = self.began.load(Ordering::Acquire);
-        nanos(now.since(origin)).saturating_sub(began) >= self.length
+        now.nanos_since(origin).saturating_sub(began) >= self.length
     }
 
     #[cold]
@@ -241,7 +241,7 @@ impl Slices {
         let number = withdrawals.roll(now);
         if number != self.number.load(Ordering::Relaxed) {
             self.number.store(number, Ordering::Relaxed);
-            let began = nanos(now.since(origin));
+            let began = now.nanos_since(origin);
             self.began.store(began, Ordering::Release);
         }
         number

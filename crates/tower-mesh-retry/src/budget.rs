@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tower_mesh_core::Tick;
 use tower_mesh_core::classify::{Outcome, Retry, Verdict};
+use tower_mesh_core::error::InvalidConfig;
 use tower_mesh_core::sharded::{own_shard, shard_count};
 
 use crate::config::BudgetConfig;
@@ -37,11 +38,9 @@ use crate::policy::throttle::Throttle;
 pub struct RetryBudget(Arc<Shared>);
 
 struct Shared {
-    config: BudgetConfig,
-    units: Units,
     deposits: Box<[Stripe]>,
-    /// Also counts the slices, for both.
-    withdrawals: Mutex<LeakyBucket>,
+    ledger: Mutex<Ledger>,
+    by_active_calls: bool,
     slices: Slices,
     /// Grows only under the lock.
     in_flight: AtomicU32,
@@ -51,6 +50,13 @@ struct Shared {
     denied: AtomicU64,
     throttled: AtomicU64,
     throttle: Option<Throttle>,
+}
+
+struct Ledger {
+    /// Also counts the slices, for both.
+    withdrawals: LeakyBucket,
+    units: Units,
+    config: BudgetConfig,
 }
 
 /// The slice under way as those see it who take no lock; written under it.
@@ -71,10 +77,13 @@ impl RetryBudget {
 
         let units = Units::new(&config);
         Self(Arc::new(Shared {
-            config,
-            units,
+            by_active_calls: config.active_ratio().is_some(),
             deposits: (0..shard_count(MAX_STRIPES)).map(|_| Stripe::default()).collect(),
-            withdrawals: Mutex::new(LeakyBucket::new(config.ttl(), units.reserve)),
+            ledger: Mutex::new(Ledger {
+                withdrawals: LeakyBucket::new(config.ttl(), units.reserve),
+                units,
+                config,
+            }),
             slices: Slices {
                 origin: OnceLock::new(),
                 length: nanos(slice_length(config.ttl())),
@@ -91,8 +100,23 @@ impl RetryBudget {
     }
 
     /// How it is configured.
-    pub fn config(&self) -> &BudgetConfig {
-        &self.0.config
+    pub fn config(&self) -> BudgetConfig {
+        self.0.ledger().config
+    }
+
+    /// Goes by `config` from now on. What was deposited and spent stays; what was spent counts at its old price until it is a ttl old.
+    ///
+    /// # Errors
+    /// When it wants another ttl, another throttle, or counts by active calls where it did not, or the other way round: these are what the counters are made
+    /// for, and take a new budget. The old configuration stays.
+    pub fn reload(&self, config: BudgetConfig) -> Result<(), InvalidConfig> {
+        let mut ledger = self.0.ledger();
+        ledger.config.check_change(&config)?;
+        ledger.units = Units::new(&config);
+        let reserve = ledger.units.reserve;
+        ledger.withdrawals.set_reserve(reserve);
+        ledger.config = config;
+        Ok(())
     }
 
     /// Counts a call.
@@ -117,21 +141,22 @@ impl RetryBudget {
             shared.throttled.fetch_add(1, Ordering::Relaxed);
             return Err(Denied::Throttled);
         }
-        let mut withdrawals = shared.withdrawals();
+        let mut ledger = shared.ledger();
         let in_flight = shared.in_flight.load(Ordering::Relaxed);
-        let allowed = match shared.concurrency_limit() {
+        let allowed = match shared.concurrency_limit(&ledger.config) {
             Some(limit) => in_flight < limit,
             None => {
-                let slice = shared.slices.roll(&mut withdrawals, now);
-                let deposited = shared.deposited(slice);
-                withdrawals.try_get(now, shared.units.withdrawal, deposited)
-                    || in_flight < shared.config.min_concurrency()
+                let slice = shared.slices.roll(&mut ledger.withdrawals, now);
+                let deposited = shared.deposited(slice, ledger.units);
+                let price = ledger.units.withdrawal;
+                ledger.withdrawals.try_get(now, price, deposited)
+                    || in_flight < ledger.config.min_concurrency()
             }
         };
         if allowed {
             shared.in_flight.fetch_add(1, Ordering::Relaxed);
         }
-        drop(withdrawals);
+        drop(ledger);
         let counter = if allowed { &shared.granted } else { &shared.denied };
         counter.fetch_add(1, Ordering::Relaxed);
         if allowed { Ok(RetryPermit(self.clone())) } else { Err(Denied::Spent) }
@@ -140,7 +165,7 @@ impl RetryBudget {
     /// Counts a call as under way until the guard is dropped, if [`active_ratio`](BudgetConfig::active_ratio) makes it matter; none otherwise.
     #[inline]
     pub fn enter(&self) -> Option<ActiveCall> {
-        self.0.config.active_ratio().is_some().then(|| {
+        self.0.by_active_calls.then(|| {
             self.0.active.fetch_add(1, Ordering::Relaxed);
             ActiveCall(self.clone())
         })
@@ -171,13 +196,14 @@ impl RetryBudget {
     /// What there is now.
     pub fn snapshot(&self, now: Tick) -> BudgetSnapshot {
         let shared = &*self.0;
-        let withdrawals = shared.withdrawals();
-        let (slice, withdrawn) = (withdrawals.slice_at(now), withdrawals.balance(now));
-        drop(withdrawals);
+        let (slice, withdrawn, units, config) = {
+            let ledger = shared.ledger();
+            (ledger.withdrawals.slice_at(now), ledger.withdrawals.balance(now), ledger.units, ledger.config)
+        };
         let in_flight = shared.in_flight.load(Ordering::Relaxed);
-        let balance = match shared.concurrency_limit() {
+        let balance = match shared.concurrency_limit(&config) {
             Some(limit) => u64::from(limit.saturating_sub(in_flight)),
-            None => shared.units.retries(withdrawn.saturating_add(shared.deposited(slice))),
+            None => units.retries(withdrawn.saturating_add(shared.deposited(slice, units))),
         };
         BudgetSnapshot {
             balance,
@@ -196,32 +222,32 @@ impl Shared {
     fn slice(&self, now: Tick) -> u64 {
         if self.slices.are_over(now) {
             // Somebody is there: the slice is changing, or this deposit counts in the old one. Nobody waits for that.
-            let withdrawals = match self.withdrawals.try_lock() {
-                Ok(withdrawals) => Some(withdrawals),
+            let ledger = match self.ledger.try_lock() {
+                Ok(ledger) => Some(ledger),
                 Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
                 Err(TryLockError::WouldBlock) => None,
             };
-            if let Some(mut withdrawals) = withdrawals {
-                return self.slices.roll(&mut withdrawals, now);
+            if let Some(mut ledger) = ledger {
+                return self.slices.roll(&mut ledger.withdrawals, now);
             }
         }
         self.slices.number.load(Ordering::Relaxed)
     }
 
     /// How many retries may be under way, if that is what counts.
-    fn concurrency_limit(&self) -> Option<u32> {
+    fn concurrency_limit(&self, config: &BudgetConfig) -> Option<u32> {
         let active = self.active.load(Ordering::Relaxed);
-        let least = self.config.min_concurrency();
-        self.config.active_ratio().map(|ratio| concurrency_limit(ratio, active, least))
+        let least = config.min_concurrency();
+        config.active_ratio().map(|ratio| concurrency_limit(ratio, active, least))
     }
 
-    fn withdrawals(&self) -> MutexGuard<'_, LeakyBucket> {
-        self.withdrawals.lock().unwrap_or_else(PoisonError::into_inner)
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn deposited(&self, slice: u64) -> i64 {
+    fn deposited(&self, slice: u64, units: Units) -> i64 {
         let calls: u64 = self.deposits.iter().map(|stripe| stripe.count(slice)).sum();
-        i64::try_from(calls).unwrap_or(i64::MAX).saturating_mul(self.units.deposit)
+        i64::try_from(calls).unwrap_or(i64::MAX).saturating_mul(units.deposit)
     }
 }
 
@@ -255,7 +281,7 @@ fn nanos(duration: Duration) -> u64 {
 impl fmt::Debug for RetryBudget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RetryBudget")
-            .field("config", &self.0.config)
+            .field("config", &self.config())
             .field("in_flight", &self.0.in_flight)
             .finish_non_exhaustive()
     }
@@ -337,6 +363,21 @@ mod tests {
         assert_eq!(withdrawn(&budget, now, 10), 6);
         let after = budget.snapshot(now);
         assert_eq!((after.balance, after.granted, after.denied), (0, 6, 4));
+    }
+
+    #[test]
+    fn a_reload_keeps_what_was_deposited_and_spent() {
+        let (budget, now) = (budget(0.5, 0, 0), start());
+        (0..10).for_each(|_| budget.deposit(now));
+        assert_eq!(withdrawn(&budget, now, 2), 2);
+        let config = BudgetConfig::builder().ratio(0.5).min_per_second(1).min_concurrency(0).build().unwrap();
+        budget.reload(config).unwrap();
+        assert_eq!(budget.snapshot(now).balance, 5 - 2 + 10, "a reserve of one a second for ten seconds");
+        let other = BudgetConfig::builder().ttl(Duration::from_secs(5)).max_tokens(9).build().unwrap();
+        let refused = budget.reload(other).unwrap_err();
+        let fields: Vec<_> = refused.mistakes().iter().map(|mistake| mistake.field()).collect();
+        assert_eq!(fields, ["ttl", "max_tokens"]);
+        assert_eq!(budget.config(), config);
     }
 
     #[test]

@@ -60,6 +60,33 @@ impl BudgetConfig {
     pub const fn token_ratio(&self) -> f64 {
         self.token_ratio
     }
+
+    /// Whether a budget that goes by this can go on by `next`; see [`RetryBudget::reload`](crate::RetryBudget::reload).
+    ///
+    /// # Errors
+    /// Every field that cannot change.
+    pub fn check_change(&self, next: &Self) -> Result<(), InvalidConfig> {
+        fn word(number: Option<impl std::fmt::Display>) -> String {
+            number.map_or_else(|| "none".into(), |number| number.to_string())
+        }
+        let mut check = Mistakes::default();
+        let same = |value: String| format!("{value}, as it was made with");
+        check.unless(
+            self.ttl == next.ttl,
+            "ttl",
+            format_args!("{:?}", next.ttl),
+            &same(format!("{:?}", self.ttl)),
+        );
+        let (old, new) = (self.active_ratio, next.active_ratio);
+        let allowed =
+            if old.is_some() { "a ratio, as it was made with one" } else { "none, as it was made with" };
+        check.unless(old.is_some() == new.is_some(), "active_ratio", word(new), allowed);
+        let (old, new) = (self.max_tokens, next.max_tokens);
+        check.unless(old == new, "max_tokens", word(new), &same(word(old)));
+        let (old, new) = (self.token_ratio, next.token_ratio);
+        check.unless(old == new, "token_ratio", new, &same(old.to_string()));
+        check.finish(())
+    }
 }
 
 impl Default for BudgetConfig {

@@ -71,6 +71,11 @@ impl LeakyBucket {
         Self { slices: [0; SLICES as usize], slice: 0, began: None, length: slice_length(ttl), reserve }
     }
 
+    /// Another reserve; what was put and taken stays.
+    pub fn set_reserve(&mut self, reserve: i64) {
+        self.reserve = reserve;
+    }
+
     /// Ends the slice under way if it is over at `now`; the number of the one that is under way then, which never falls.
     pub fn roll(&mut self, now: Tick) -> u64 {
         let ended = self.ended(now);

@@ -370,11 +370,8 @@ mod pool {
     /// As many as a thread keeps; with more calls under way than these and the pool empty, one is allocated.
     const MAX: usize = 1024;
 
-    #[expect(clippy::vec_box, reason = "the boxes are what is kept")]
-    type Free = Vec<Box<CallContext>>;
-
     thread_local! {
-        static FREE: RefCell<Free> = const { RefCell::new(Vec::new()) };
+        static FREE: RefCell<Vec<Box<CallContext>>> = const { RefCell::new(Vec::new()) };
     }
 
     /// A context of which nothing is known yet.

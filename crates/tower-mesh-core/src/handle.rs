@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -10,6 +9,8 @@ use crate::availability::{Availability, Reason};
 use crate::classify::Outcome;
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::ewma::{self, Decay, PeakEwma};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::statics::{AtomicU32 as StaticU32, AtomicU64 as StaticU64};
 use crate::tick::Tick;
 
 /// What is known of one live endpoint, shared by every layer and every caller; cheap to clone.
@@ -71,9 +72,9 @@ const PICKING: u32 = Availability::BLOCKING.bits() as u32 | Reason::Degraded as 
 
 /// On a line of its own: read by many threads, seldom written.
 #[repr(align(128))]
-struct Changes(AtomicU64);
+struct Changes(StaticU64);
 
-static CHANGES: Changes = Changes(AtomicU64::new(0));
+static CHANGES: Changes = Changes(StaticU64::new(0));
 
 /// When a blocked endpoint may be tried again, in nanoseconds as [`Tick`]s count. Read only while it is blocked.
 struct Trial {
@@ -85,7 +86,7 @@ struct Trial {
 impl EndpointHandle {
     /// A record for `endpoint`, fully available and without history.
     pub fn new(endpoint: Endpoint) -> Self {
-        static NEXT_KEY: AtomicU32 = AtomicU32::new(1);
+        static NEXT_KEY: StaticU32 = StaticU32::new(1);
         let hot = Hot { weight: AtomicU32::new(endpoint.weight().get()), ..Hot::default() };
         Self(Arc::new(Record {
             hot,
@@ -311,14 +312,15 @@ impl EndpointHandle {
             CallEnd::Answered(Outcome::Ignored | Outcome::Refused) => &hot.ignored,
             CallEnd::Abandoned => &hot.abandoned,
         };
-        counter.fetch_add(1, Ordering::Relaxed);
+        // Whoever sees the end sees the start, which came before it.
+        counter.fetch_add(1, Ordering::Release);
     }
 
     /// The calls counted so far.
     #[inline]
     pub fn counts(&self) -> CallCounts {
         let hot = &self.0.hot;
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let read = |counter: &AtomicU64| counter.load(Ordering::Acquire);
         // Ends first: a call that starts and ends in between is then at worst still in flight, never negative.
         let (succeeded, failed) = (read(&hot.succeeded), read(&hot.failed));
         let (ignored, abandoned) = (read(&hot.ignored), read(&hot.abandoned));
@@ -598,5 +600,57 @@ mod tests {
         if cfg!(all(target_os = "linux", target_pointer_width = "64")) {
             assert_eq!(size_of::<Record>(), 128);
         }
+    }
+}
+
+/// The word and the counters; the latency within is one writer's or another's, whole by itself.
+#[cfg(all(loom, test))]
+#[expect(clippy::disallowed_methods, reason = "time is an argument; tests need some instant")]
+mod loom_tests {
+    use loom::thread;
+
+    use super::*;
+
+    fn beside<R: Send + 'static>(
+        handle: &EndpointHandle,
+        run: impl FnOnce(EndpointHandle) -> R + Send + 'static,
+    ) -> thread::JoinHandle<R> {
+        let handle = handle.clone();
+        thread::spawn(move || run(handle))
+    }
+
+    #[test]
+    fn loom_no_layer_loses_its_reason_to_another_and_one_of_two_hears_of_the_change() {
+        loom::model(|| {
+            let handle = EndpointHandle::new("a:1".parse().unwrap());
+            handle.set(Reason::Ejected);
+            let other = beside(&handle, |handle| {
+                handle.clear(Reason::Ejected);
+                u32::from(handle.set(Reason::ProbeDown))
+            });
+            let now = Tick::of(std::time::Instant::now());
+            handle.open_circuit(now, None, true);
+            let own = u32::from(handle.set(Reason::ProbeDown));
+            assert_eq!(own + other.join().unwrap(), 1);
+            let expected = [Reason::ProbeDown, Reason::CircuitOpen];
+            assert_eq!(handle.availability(), expected.into_iter().collect());
+        });
+    }
+
+    #[test]
+    fn loom_calls_in_flight_are_never_negative_and_come_to_nothing() {
+        loom::model(|| {
+            let handle = EndpointHandle::new("a:1".parse().unwrap());
+            let other = beside(&handle, |handle| {
+                handle.started();
+                handle.finished(CallEnd::Abandoned);
+            });
+            handle.started();
+            let counts = handle.counts();
+            assert!((1..=2).contains(&counts.in_flight()), "{counts:?}");
+            handle.finished(CallEnd::Answered(Outcome::Success));
+            other.join().unwrap();
+            assert_eq!(handle.counts().in_flight(), 0);
+        });
     }
 }

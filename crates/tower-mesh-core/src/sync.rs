@@ -4,3 +4,6 @@
 pub(crate) use loom::sync::atomic;
 #[cfg(not(all(loom, test)))]
 pub(crate) use std::sync::atomic;
+
+/// Those of statics, which are always the standard library's: the model checker has none.
+pub(crate) use std::sync::atomic as statics;

@@ -26,6 +26,7 @@ mod driver;
 mod layer;
 mod member;
 mod set;
+mod tally;
 
 pub use config::{Dialect, OutlierConfig, OutlierConfigBuilder};
 pub use driver::OutlierDriver;

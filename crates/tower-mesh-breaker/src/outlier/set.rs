@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 
@@ -16,6 +16,7 @@ use super::layer::OutlierLayer;
 use super::member::Member;
 use super::policy::{Change, Counts, Ejection, Host, Rule, decide, sweep};
 use crate::listeners::Listeners;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// A set of endpoints, each of which is judged by the others. Cheap to clone; clones are the same set.
 ///

@@ -362,6 +362,7 @@ impl Drop for CallScope {
 }
 
 /// Contexts that no call uses, by thread: futures hold a pointer, and are moved as they grow outwards, while no call allocates.
+#[expect(clippy::vec_box, reason = "the boxes are what is kept")]
 mod pool {
     use std::cell::RefCell;
 

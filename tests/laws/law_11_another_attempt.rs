@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use tower::{Layer, ServiceBuilder, ServiceExt};
+use tower_mesh_core::EndpointHandle;
 use tower_mesh_core::classify::{self, Origin, Retry, Verdict};
 use tower_mesh_core::error::find;
 use tower_mesh_core::replay::Idempotent;
-use tower_mesh_discovery::NoEndpoints;
+use tower_mesh_discovery::{DiscoveryLayer, FixedList, NoEndpoints};
 use tower_mesh_retry::error::RetriesExhausted;
 use tower_mesh_retry::{RetryConfig, RetryLayer};
 use tower_mesh_test::{Behaviour, Down, Fleet, Inner, Stepped};
@@ -62,6 +63,30 @@ async fn with_three_endpoints_three_attempts_try_each_once() {
         assert_eq!(find::<RetriesExhausted>(&*error).unwrap().attempts(), 3);
         assert!(find::<Down>(&*error).is_some(), "the last error is in the chain");
         assert_eq!(addresses.map(|address| fleet.at(address).calls()), [1, 1, 1]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_a_priority_is_used_up_the_next_one_is_tried() {
+    for _ in 0..20 {
+        let fleet = Fleet::<Query>::new(["first:1", "first:2", "second:1"]);
+        let endpoints = fleet.endpoints().into_iter().map(|endpoint| {
+            let priority = u32::from(endpoint.address().starts_with("second"));
+            endpoint.with_priority(priority)
+        });
+        let list = FixedList::new(endpoints).unwrap();
+        let connect = {
+            let fleet = fleet.clone();
+            move |endpoint: &EndpointHandle| fleet.connect(endpoint)
+        };
+        let balance = DiscoveryLayer::spawn(&list, "fleet".parse().unwrap()).connect(connect);
+        let service = retry().layer(balance);
+        settle().await;
+        for address in ["first:1", "first:2"] {
+            fleet.set(address, Behaviour::Failing);
+        }
+        assert_eq!(service.oneshot(Query(0)).await.unwrap(), "second:1");
+        assert_eq!(["first:1", "first:2"].map(|address| fleet.at(address).calls()), [1, 1]);
     }
 }
 

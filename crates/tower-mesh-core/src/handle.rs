@@ -1,8 +1,9 @@
 //! The one shared record of a live endpoint.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::availability::{Availability, Reason};
@@ -31,6 +32,22 @@ struct Record {
     key: u32,
     id: EndpointId,
     cold: Mutex<Cold>,
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        Names::lock().remove(&self.key);
+    }
+}
+
+/// What the endpoints of this process are called, by their keys: for reports, which know only the key of where a call went.
+struct Names;
+
+impl Names {
+    fn lock() -> MutexGuard<'static, HashMap<u32, EndpointId>> {
+        static NAMES: LazyLock<Mutex<HashMap<u32, EndpointId>>> = LazyLock::new(Mutex::default);
+        NAMES.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What no call reads. Small, so that the whole record keeps to two cache lines.
@@ -88,11 +105,13 @@ impl EndpointHandle {
     pub fn new(endpoint: Endpoint) -> Self {
         static NEXT_KEY: StaticU32 = StaticU32::new(1);
         let hot = Hot { weight: AtomicU32::new(endpoint.weight().get()), ..Hot::default() };
+        let key = NEXT_KEY.fetch_add(1, Ordering::Relaxed);
+        Names::lock().insert(key, endpoint.id().clone());
         Self(Arc::new(Record {
             hot,
             trial: Trial { recheck_at: AtomicU64::new(u64::MAX), hints_after: AtomicU64::new(u64::MAX) },
             from_before: AtomicU32::new(0),
-            key: NEXT_KEY.fetch_add(1, Ordering::Relaxed),
+            key,
             id: endpoint.id().clone(),
             cold: Mutex::new(Cold { endpoint: Arc::new(endpoint), attached: None }),
         }))
@@ -107,6 +126,11 @@ impl EndpointHandle {
     /// [`CallContext`](crate::CallContext) remembers of a pick.
     pub fn key(&self) -> u32 {
         self.0.key
+    }
+
+    /// The id of the live endpoint that has this [key](Self::key), if there is one. For reports: it takes a short lock.
+    pub fn id_of(key: u32) -> Option<EndpointId> {
+        Names::lock().get(&key).cloned()
     }
 
     /// Its attributes as last announced.
@@ -466,6 +490,15 @@ mod tests {
 
     fn seconds(n: u64) -> Duration {
         Duration::from_secs(n)
+    }
+
+    #[test]
+    fn a_key_has_a_name_for_as_long_as_its_record_lives() {
+        let (handle, _) = handle();
+        let key = handle.key();
+        assert_eq!(EndpointHandle::id_of(key).as_ref(), Some(handle.id()));
+        drop(handle);
+        assert_eq!(EndpointHandle::id_of(key), None);
     }
 
     #[test]

@@ -4,9 +4,9 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-use tower_mesh_core::BoxError;
 use tower_mesh_core::classify::{Origin, Retry, Verdict};
 use tower_mesh_core::error::Judged;
+use tower_mesh_core::{BoxError, EndpointId};
 
 use crate::budget::BudgetSnapshot;
 pub use crate::policy::decision::StopReason;
@@ -109,11 +109,11 @@ pub struct RetriesExhausted {
 }
 
 /// One of the attempts of a call that was given up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
     pub(crate) reason: FailureReason,
     pub(crate) after: Duration,
-    pub(crate) endpoint: Option<u32>,
+    pub(crate) endpoint: Option<EndpointId>,
 }
 
 impl Attempt {
@@ -127,9 +127,9 @@ impl Attempt {
         self.after
     }
 
-    /// The [key](tower_mesh_core::EndpointHandle::key) of the endpoint it went to, if a load balancer told. Of a hedged attempt the latest.
-    pub const fn endpoint(&self) -> Option<u32> {
-        self.endpoint
+    /// The endpoint it went to, if a load balancer told and it was still there when the attempt failed. Of a hedged attempt the latest.
+    pub const fn endpoint(&self) -> Option<&EndpointId> {
+        self.endpoint.as_ref()
     }
 }
 
@@ -203,7 +203,7 @@ mod tests {
         let cause: BoxError = Box::new(AttemptTimedOut::new(Duration::from_secs(1)));
         let budget = crate::RetryBudget::new(crate::BudgetConfig::default()).snapshot(crate::timer::clock());
         let attempt = Attempt { reason: FailureReason::Remote, after: Duration::ZERO, endpoint: None };
-        let inner = RetriesExhausted::new(vec![attempt; 3], StopReason::Attempts, budget, last, cause);
+        let inner = RetriesExhausted::new(vec![attempt.clone(); 3], StopReason::Attempts, budget, last, cause);
         assert_eq!(inner.retry_after(), Some(Duration::from_secs(9)));
         let outer: BoxError = Box::new(RetriesExhausted::new(
             vec![attempt; 2],

@@ -7,7 +7,9 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 use tower_mesh_core::backoff::Chance;
 use tower_mesh_core::classify::{Retry as MayRetry, Verdict, judge};
-use tower_mesh_core::{BoxError, CallContext, CallScope, Classify, DropReason, Replay, Sharded, Tick, Tried};
+use tower_mesh_core::{
+    BoxError, CallContext, CallScope, Classify, DropReason, EndpointHandle, Replay, Sharded, Tick, Tried,
+};
 use tower_service::Service;
 
 use super::service::Parts;
@@ -286,8 +288,9 @@ where
             })
         });
         let went = (tried != retrying.tried_before).then(|| tried.keys().last().copied()).flatten();
+        let went = went.and_then(EndpointHandle::id_of);
         let reason = FailureReason::of(verdict.outcome);
-        retrying.history.push(Attempt { reason, after: retrying.waited, endpoint: went });
+        retrying.history.push(Attempt { reason, after: retrying.waited, endpoint: went.clone() });
         // The next retry does not compete with this one.
         retrying.permit = None;
         let failed = Failed {
@@ -315,7 +318,7 @@ where
         tracing::debug!(
             attempts = retrying.policy.attempts(),
             reason = reason.as_str(),
-            endpoint = went,
+            endpoint = went.as_ref().map(tracing::field::display),
             ?after,
             "sending again"
         );

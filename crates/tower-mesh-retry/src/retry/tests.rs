@@ -556,11 +556,11 @@ async fn what_was_not_processed_takes_no_token_and_what_is_forbidden_does() {
 #[tokio::test(start_paused = true)]
 async fn the_error_tells_of_every_attempt_why_it_failed_when_and_where() {
     let endpoints = ["a:1", "b:1"].map(|id| EndpointHandle::new(Endpoint::new(id).unwrap()));
-    let keys = endpoints.each_ref().map(|endpoint| endpoint.key());
+    let known = endpoints.clone();
     let inner = Inner::<(), ()>::new(move |n, ()| {
         // The second attempt reaches no balancer.
         if n != 2 {
-            CallContext::with(|call| call.add_tried(endpoints[n as usize / 2].key()));
+            CallContext::with(|call| call.add_tried(known[n as usize / 2].key()));
         }
         async move { if n == 1 { Err(Judged::because(Verdict::REFUSED, Down(n)).into()) } else { down(n) } }
     });
@@ -575,7 +575,11 @@ async fn the_error_tells_of_every_attempt_why_it_failed_when_and_where() {
     let zero = Duration::ZERO;
     assert_eq!(
         told,
-        [("refused", zero, Some(keys[0])), ("local", zero, None), ("local", SEC, Some(keys[1]))]
+        [
+            ("refused", zero, Some(endpoints[0].id())),
+            ("local", zero, None),
+            ("local", SEC, Some(endpoints[1].id()))
+        ]
     );
     assert_eq!(exhausted.budget().balance, layer.get_budget().snapshot(clock()).balance);
 }

@@ -18,6 +18,8 @@ pub(crate) fn hc_trace(case: &Case) -> Outcome {
         interval,
         // Theirs has another for what is down and unused; ours checks what is down in its own time, used or not.
         no_traffic_interval: or("no_traffic_healthy_interval", no_traffic_interval)?,
+        // Theirs has none: a check that could not be made counts as one that failed.
+        unknown_interval: interval,
         unhealthy_interval: or("unhealthy_interval", interval)?,
         unhealthy_edge_interval: or("unhealthy_edge_interval", interval)?,
         healthy_edge_interval: or("healthy_edge_interval", interval)?,

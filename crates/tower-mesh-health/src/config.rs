@@ -4,7 +4,33 @@ use std::time::Duration;
 use tower_mesh_core::Ratio;
 use tower_mesh_core::error::{InvalidConfig, Mistakes};
 
-use crate::policy::Cadence;
+use crate::policy::{Cadence, HealthState};
+
+/// What is taken for granted of an endpoint until its first check has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Initial {
+    /// Nothing; it may be picked.
+    #[default]
+    Unknown,
+    /// That it is well.
+    Healthy,
+    /// That it is down: no calls before a check has passed.
+    Unhealthy,
+}
+
+impl Initial {
+    /// Each with its name in configurations.
+    pub const ALL: [(&'static str, Self); 3] =
+        [("unknown", Self::Unknown), ("healthy", Self::Healthy), ("unhealthy", Self::Unhealthy)];
+
+    pub(crate) const fn state(self) -> HealthState {
+        match self {
+            Self::Unknown => HealthState::Unknown,
+            Self::Healthy => HealthState::Healthy,
+            Self::Unhealthy => HealthState::Unhealthy,
+        }
+    }
+}
 
 /// How endpoints are checked. Defaults are in the [crate page](crate).
 ///
@@ -28,6 +54,8 @@ pub struct HealthConfig {
     healthy_edge_interval: Option<Duration>,
     unhealthy_edge_interval: Option<Duration>,
     no_traffic_interval: Option<Duration>,
+    unknown_interval: Duration,
+    initial: Initial,
     timeout: Duration,
     rise: NonZeroU32,
     fall: NonZeroU32,
@@ -72,6 +100,16 @@ impl HealthConfig {
         self.no_traffic_interval.unwrap_or(self.interval)
     }
 
+    /// The same while no check has told anything yet.
+    pub fn unknown_interval(&self) -> Duration {
+        self.unknown_interval
+    }
+
+    /// What is taken for granted until the first check has ended.
+    pub fn initial(&self) -> Initial {
+        self.initial
+    }
+
     /// How long one check may take.
     pub fn timeout(&self) -> Duration {
         self.timeout
@@ -113,6 +151,7 @@ impl HealthConfig {
             healthy_edge_interval: self.healthy_edge_interval(),
             unhealthy_edge_interval: self.unhealthy_edge_interval(),
             no_traffic_interval: self.no_traffic_interval(),
+            unknown_interval: self.unknown_interval,
         }
     }
 
@@ -137,6 +176,8 @@ pub struct HealthConfigBuilder {
     healthy_edge_interval: Option<Duration>,
     unhealthy_edge_interval: Option<Duration>,
     no_traffic_interval: Option<Duration>,
+    unknown_interval: Duration,
+    initial: Initial,
     timeout: Duration,
     rise: u32,
     fall: u32,
@@ -153,6 +194,8 @@ impl Default for HealthConfigBuilder {
             healthy_edge_interval: None,
             unhealthy_edge_interval: None,
             no_traffic_interval: None,
+            unknown_interval: Duration::from_secs(1),
+            initial: Initial::Unknown,
             timeout: Duration::from_secs(1),
             rise: 2,
             fall: 3,
@@ -194,6 +237,18 @@ impl HealthConfigBuilder {
     /// `interval`.
     pub fn no_traffic_interval(mut self, interval: Duration) -> Self {
         self.no_traffic_interval = Some(interval);
+        self
+    }
+
+    /// The same while no check has told anything yet, because none could be made. 1 ms to a day; default 1 s.
+    pub fn unknown_interval(mut self, interval: Duration) -> Self {
+        self.unknown_interval = interval;
+        self
+    }
+
+    /// What is taken for granted of an endpoint until its first check has ended, which decides at once. Default unknown.
+    pub fn initial(mut self, initial: Initial) -> Self {
+        self.initial = initial;
         self
     }
 
@@ -252,6 +307,7 @@ impl HealthConfigBuilder {
         duration("healthy_edge_interval", self.healthy_edge_interval, millisecond);
         duration("unhealthy_edge_interval", self.unhealthy_edge_interval, millisecond);
         duration("no_traffic_interval", self.no_traffic_interval, millisecond);
+        duration("unknown_interval", Some(self.unknown_interval), millisecond);
         duration("timeout", Some(self.timeout), millisecond);
         duration("initial_spread", Some(self.initial_spread), Duration::ZERO);
         let mut count = |field: &str, found: u32| {
@@ -279,6 +335,8 @@ impl HealthConfigBuilder {
             healthy_edge_interval: self.healthy_edge_interval,
             unhealthy_edge_interval: self.unhealthy_edge_interval,
             no_traffic_interval: self.no_traffic_interval,
+            unknown_interval: self.unknown_interval,
+            initial: self.initial,
             timeout: self.timeout,
             rise,
             fall,
@@ -303,6 +361,7 @@ mod tests {
             .healthy_edge_interval(Duration::ZERO)
             .unhealthy_edge_interval(Duration::from_nanos(1))
             .no_traffic_interval(Duration::ZERO)
+            .unknown_interval(Duration::ZERO)
             .timeout(Duration::ZERO)
             .initial_spread(Duration::MAX)
             .rise(0)
@@ -320,6 +379,7 @@ mod tests {
                 "healthy_edge_interval",
                 "unhealthy_edge_interval",
                 "no_traffic_interval",
+                "unknown_interval",
                 "timeout",
                 "initial_spread",
                 "rise",
@@ -339,6 +399,8 @@ mod tests {
             ("healthy_edge_interval", format!("{:?}", config.healthy_edge_interval())),
             ("unhealthy_edge_interval", format!("{:?}", config.unhealthy_edge_interval())),
             ("no_traffic_interval", format!("{:?}", config.no_traffic_interval())),
+            ("unknown_interval", format!("{:?}", config.unknown_interval())),
+            ("initial", config.initial().state().to_string()),
             ("timeout", format!("{:?}", config.timeout())),
             ("rise", config.rise().to_string()),
             ("fall", config.fall().to_string()),

@@ -10,7 +10,7 @@ mod registry;
 mod status;
 mod watch;
 
-pub use config::{HealthConfig, HealthConfigBuilder};
+pub use config::{HealthConfig, HealthConfigBuilder, Initial};
 pub use error::Unhealthy;
 pub use guard::{GuardLayer, Guarded, GuardedFuture};
 pub use layer::HealthLayer;

@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
@@ -10,7 +11,7 @@ use futures_util::FutureExt;
 use futures_util::future::{AbortHandle, BoxFuture, abortable};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::Sleep;
-use tower_mesh_core::probe::{ProbeFailure, Probed};
+use tower_mesh_core::probe::{ProbeFailure, ProbeStream, Probed};
 use tower_mesh_core::{EndpointHandle, LiveReader, Probe, Reason, Tick};
 
 use crate::config::HealthConfig;
@@ -22,7 +23,7 @@ use crate::status::{Last, Transition, Words};
 /// runtime with time.
 ///
 /// It checks each endpoint once, however many stacks watch it, and never twice at a time; each check is bounded by its timeout and delays no
-/// other. An endpoint that is draining is left alone, and keeps its last verdict, until it is no longer. A check under way keeps the record
+/// other. What an endpoint tells by itself ([`Probe::watch`]) counts at once, without thresholds. An endpoint that is draining is left alone, and keeps its last verdict, until it is no longer. A check under way keeps the record
 /// of its endpoint to its end. It spawns nothing.
 ///
 /// It ends when the last [`HealthLayer`](crate::HealthLayer) is gone and nothing is watched any more but what is draining. Dropped before, it
@@ -37,6 +38,8 @@ pub struct Prober {
     /// When those are due that are not being checked.
     agenda: BTreeSet<(Tick, Serial)>,
     checks: FuturesUnordered<BoxFuture<'static, Ended>>,
+    /// Streams that have told something, waiting for more. They do not count against the bound on checks.
+    streams: FuturesUnordered<BoxFuture<'static, Ended>>,
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
@@ -47,6 +50,8 @@ struct Watched {
     registration: Weak<Registration>,
     machine: Machine,
     phase: Phase,
+    /// Streams in a row that ended without telling anything.
+    in_vain: u32,
 }
 
 impl Watched {
@@ -63,16 +68,30 @@ enum Phase {
     Due(Tick),
     /// As `Due`; it was draining when last looked at.
     Paused(Tick),
-    /// A check is under way.
+    /// A check is under way, or a stream that has told nothing yet.
     Checking(AbortHandle),
+    /// A stream has told something and goes on; whether the endpoint is draining is looked at when it comes up in the agenda.
+    Streaming(AbortHandle, Tick),
 }
 
-/// A check that is over.
+/// A check that is over, or news of a stream.
 struct Ended {
     serial: Serial,
     began: Tick,
     ended: Tick,
     result: Result<Probed, ProbeFailure>,
+    kind: EndKind,
+}
+
+enum EndKind {
+    /// A check by asking.
+    Asked,
+    /// A stream told this, and goes on.
+    Told(ProbeStream),
+    /// A stream ended with this; whether it had told anything before.
+    StreamOver(bool),
+    /// It was taken back, and has no result.
+    Aborted,
 }
 
 impl Prober {
@@ -88,6 +107,7 @@ impl Prober {
             watched: BTreeMap::new(),
             agenda: BTreeSet::new(),
             checks: FuturesUnordered::new(),
+            streams: FuturesUnordered::new(),
             sleep: None,
         }
     }
@@ -107,13 +127,8 @@ impl Prober {
         self.config = config;
         // Nobody waits longer than the new configuration would have it.
         for (&serial, watched) in &mut self.watched {
-            let step = Step {
-                from: watched.machine.state(),
-                to: watched.machine.state(),
-                pending: watched.machine.is_pending(),
-            };
-            let latest = now + config.cadence().after(step, true);
-            if let Phase::Due(at) | Phase::Paused(at) = &mut watched.phase
+            let latest = now + config.cadence().after(watched.machine.standing(), true);
+            if let Phase::Due(at) | Phase::Paused(at) | Phase::Streaming(_, at) = &mut watched.phase
                 && *at > latest
             {
                 self.agenda.remove(&(*at, serial));
@@ -132,8 +147,9 @@ impl Prober {
             let spread = self.config.initial_spread();
             let due = now + lengthen(Duration::ZERO, spread, fastrand::u64(..));
             self.agenda.insert((due, serial));
-            self.watched
-                .insert(serial, Watched { registration, machine: Machine::new(), phase: Phase::Due(due) });
+            let machine = Machine::assuming(self.config.initial().state());
+            let watched = Watched { registration, machine, phase: Phase::Due(due), in_vain: 0 };
+            self.watched.insert(serial, watched);
         }
     }
 
@@ -143,6 +159,10 @@ impl Prober {
                 self.agenda.remove(&(at, serial));
             }
             Some(Phase::Checking(check)) => check.abort(),
+            Some(Phase::Streaming(stream, at)) => {
+                stream.abort();
+                self.agenda.remove(&(at, serial));
+            }
             None => {}
         }
     }
@@ -168,38 +188,70 @@ impl Prober {
             self.watched.remove(&serial);
             return false;
         };
+        let again = now + self.config.interval();
         if endpoint.availability().contains(Reason::Draining) {
-            let again = now + self.config.interval();
+            if let Phase::Streaming(stream, _) = &watched.phase {
+                stream.abort();
+            }
             watched.phase = Phase::Paused(again);
             self.agenda.insert((again, serial));
             return false;
         }
-        let check = bounded(self.probe.clone().check(endpoint), self.config.timeout());
-        let (check, handle) = abortable(check);
-        watched.phase = Phase::Checking(handle);
-        self.checks.push(
-            async move {
-                let result = check
-                    .await
-                    .unwrap_or_else(|_aborted| Err(ProbeFailure::unreachable("no longer watched")));
-                Ended { serial, began: now, ended: clock(), result }
+        if let Phase::Streaming(_, look_at) = &mut watched.phase {
+            *look_at = again;
+            self.agenda.insert((again, serial));
+            return false;
+        }
+        let timeout = self.config.timeout();
+        let (check, handle) = match self.probe.stream(&endpoint) {
+            Some(stream) => {
+                ended(serial, now, async move { told(bounded(news_of(stream), timeout).await, false) })
             }
-            .boxed(),
-        );
+            None => {
+                let check = bounded(self.probe.clone().check(endpoint), timeout);
+                ended(serial, now, async move { (check.await.and_then(|result| result), EndKind::Asked) })
+            }
+        };
+        watched.phase = Phase::Checking(handle);
+        self.checks.push(check);
         true
+    }
+
+    /// Waits for more of a stream that has told something.
+    fn follow(&mut self, serial: Serial, stream: ProbeStream, now: Tick) {
+        let Some(watched) = self.watched.get_mut(&serial) else { return };
+        let news = async move { told(panicking(news_of(stream)).await, true) };
+        let (news, handle) = ended(serial, now, news);
+        let look_at = now + self.config.interval();
+        watched.phase = Phase::Streaming(handle, look_at);
+        self.agenda.insert((look_at, serial));
+        self.streams.push(news);
     }
 
     /// Takes in a check that is over: judges it, publishes, plans the next, and then tells.
     fn conclude(&mut self, check: Ended) {
-        let Ended { serial, began, ended, result } = check;
+        let Ended { serial, began, ended, result, kind } = check;
+        if matches!(kind, EndKind::Aborted) {
+            return;
+        }
         let Some(watched) = self.watched.get_mut(&serial) else {
             return; // Forgotten while it was under way.
         };
+        if let Phase::Streaming(_, look_at) = watched.phase {
+            self.agenda.remove(&(look_at, serial));
+        }
         let Some((registration, endpoint)) = watched.live() else {
             self.watched.remove(&serial);
             return;
         };
-        let (rise, fall) = self.config.thresholds();
+        // What an endpoint tells by itself it tells once, so it counts at once.
+        let one = NonZeroU32::MIN;
+        let (rise, fall) = match kind {
+            EndKind::Asked => self.config.thresholds(),
+            _ => (one, one),
+        };
+        let thresholds = (rise.get(), fall.get());
+        let began = if let Phase::Streaming(..) = watched.phase { ended } else { began };
         let step = watched.machine.record(Sample::of(&result), rise, fall);
         publish(&endpoint, step, result.is_ok().then_some(began));
         let last = Last { ended, rtt: ended.since(began), result };
@@ -208,17 +260,32 @@ impl Prober {
             from: step.from,
             to: step.to,
             at: ended,
-            reason: Words { machine: watched.machine, thresholds: (rise.get(), fall.get()), last: &last }
-                .to_string(),
+            reason: Words { machine: watched.machine, thresholds, last: &last }.to_string(),
         });
-        registration.report().update(watched.machine, last, &self.config);
+        registration.report().update(watched.machine, last, thresholds);
 
-        let traffic = endpoint.counts().started > 0;
-        let interval = self.config.cadence().after(step, traffic);
-        let jitter = interval.mul_f64(self.config.jitter().as_f64());
-        let due = ended + lengthen(interval, jitter, fastrand::u64(..));
-        watched.phase = Phase::Due(due);
-        self.agenda.insert((due, serial));
+        let cadence = self.config.cadence();
+        let interval = match kind {
+            EndKind::Told(stream) => {
+                watched.in_vain = 0;
+                self.follow(serial, stream, ended);
+                None
+            }
+            EndKind::StreamOver(told) => {
+                let interval = cadence.reopen(if told { 0 } else { watched.in_vain });
+                watched.in_vain = if told { 0 } else { watched.in_vain.saturating_add(1) };
+                Some(interval)
+            }
+            EndKind::Asked | EndKind::Aborted => Some(cadence.after(step, endpoint.counts().started > 0)),
+        };
+        if let Some(interval) = interval
+            && let Some(watched) = self.watched.get_mut(&serial)
+        {
+            let jitter = interval.mul_f64(self.config.jitter().as_f64());
+            let due = ended + lengthen(interval, jitter, fastrand::u64(..));
+            watched.phase = Phase::Due(due);
+            self.agenda.insert((due, serial));
+        }
 
         if let Some(transition) = transition {
             self.tell(&transition);
@@ -274,6 +341,10 @@ impl Future for Prober {
             while let Poll::Ready(Some(check)) = this.checks.poll_next_unpin(cx) {
                 this.conclude(check);
             }
+            // After the checks, of which some become streams that have to be polled.
+            while let Poll::Ready(Some(news)) = this.streams.poll_next_unpin(cx) {
+                this.conclude(news);
+            }
             if this.is_done() {
                 return Poll::Ready(());
             }
@@ -326,34 +397,74 @@ fn publish(endpoint: &EndpointHandle, step: Step, passed: Option<Tick>) {
             endpoint.set(Reason::Degraded);
             endpoint.clear(Reason::ProbeDown);
         }
-        HealthState::Healthy | HealthState::Unknown => {
+        HealthState::Healthy | HealthState::Unknown | HealthState::Draining => {
             endpoint.clear(Reason::ProbeDown);
             endpoint.clear(Reason::Degraded);
         }
     }
 }
 
-/// A check that ends within `timeout`, whatever the probe does short of blocking.
-async fn bounded(
-    check: BoxFuture<'static, Result<Probed, ProbeFailure>>,
-    timeout: Duration,
-) -> Result<Probed, ProbeFailure> {
-    let check = AssertUnwindSafe(tokio::time::timeout(timeout, check)).catch_unwind();
-    match check.await {
-        Ok(Ok(result)) => result,
-        Ok(Err(_elapsed)) => Err(ProbeFailure::unreachable(format!("no answer within {timeout:?}"))),
-        Err(_panic) => Err(ProbeFailure::unreachable("the probe panicked")),
+/// `check`, over for better or worse within `timeout`, whatever it does short of blocking.
+async fn bounded<T>(check: impl Future<Output = T>, timeout: Duration) -> Result<T, ProbeFailure> {
+    match panicking(tokio::time::timeout(timeout, check)).await? {
+        Ok(result) => Ok(result),
+        Err(_elapsed) => Err(ProbeFailure::unreachable(format!("no answer within {timeout:?}"))),
     }
+}
+
+async fn panicking<T>(check: impl Future<Output = T>) -> Result<T, ProbeFailure> {
+    let result = AssertUnwindSafe(check).catch_unwind().await;
+    result.map_err(|_panic| ProbeFailure::unreachable("the probe panicked"))
+}
+
+/// What a stream tells next, and the stream.
+async fn news_of(mut stream: ProbeStream) -> (Option<Result<Probed, ProbeFailure>>, ProbeStream) {
+    let news = stream.next().await;
+    (news, stream)
+}
+
+/// What to make of it; `before`: whether the stream had told anything before.
+fn told(
+    news: Result<(Option<Result<Probed, ProbeFailure>>, ProbeStream), ProbeFailure>,
+    before: bool,
+) -> (Result<Probed, ProbeFailure>, EndKind) {
+    match news {
+        Ok((Some(Ok(probed)), stream)) => (Ok(probed), EndKind::Told(stream)),
+        Ok((Some(Err(failure)), stream)) if failure.is_answer() => (Err(failure), EndKind::Told(stream)),
+        Ok((Some(Err(failure)), _)) | Err(failure) => (Err(failure), EndKind::StreamOver(before)),
+        Ok((None, _)) => (Err(ProbeFailure::unreachable("the stream ended")), EndKind::StreamOver(before)),
+    }
+}
+
+/// A check as the prober keeps it.
+fn ended(
+    serial: Serial,
+    began: Tick,
+    check: impl Future<Output = (Result<Probed, ProbeFailure>, EndKind)> + Send + 'static,
+) -> (BoxFuture<'static, Ended>, AbortHandle) {
+    let (check, handle) = abortable(check);
+    let check = async move {
+        let (result, kind) = check.await.unwrap_or_else(|_aborted| {
+            (Err(ProbeFailure::inconclusive("no longer watched")), EndKind::Aborted)
+        });
+        Ended { serial, began, ended: clock(), result, kind }
+    };
+    (check.boxed(), handle)
 }
 
 /// Any [`Probe`], so that neither the layer nor the prober has to name its type.
 trait AnyProbe: Send + Sync {
     fn check(self: Arc<Self>, endpoint: EndpointHandle) -> BoxFuture<'static, Result<Probed, ProbeFailure>>;
+    fn stream(&self, endpoint: &EndpointHandle) -> Option<ProbeStream>;
 }
 
 impl<P: Probe> AnyProbe for P {
     fn check(self: Arc<Self>, endpoint: EndpointHandle) -> BoxFuture<'static, Result<Probed, ProbeFailure>> {
         async move { self.probe(&endpoint).await }.boxed()
+    }
+
+    fn stream(&self, endpoint: &EndpointHandle) -> Option<ProbeStream> {
+        self.watch(endpoint)
     }
 }
 

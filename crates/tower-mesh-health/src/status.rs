@@ -2,9 +2,8 @@ use std::fmt;
 use std::time::Duration;
 
 use tower_mesh_core::probe::{ProbeFailure, Probed};
-use tower_mesh_core::{EndpointHandle, EndpointId, Tick};
+use tower_mesh_core::{Availability, EndpointHandle, EndpointId, Reason, Tick};
 
-use crate::config::HealthConfig;
 use crate::policy::{HealthState, Machine};
 
 /// What the checks say of one endpoint, and why.
@@ -13,11 +12,12 @@ pub struct EndpointHealth {
     key: u32,
     id: EndpointId,
     report: Report,
+    availability: Availability,
 }
 
 impl EndpointHealth {
-    pub(crate) fn new(key: u32, id: EndpointId, report: Report) -> Self {
-        Self { key, id, report }
+    pub(crate) fn new(key: u32, id: EndpointId, report: Report, availability: Availability) -> Self {
+        Self { key, id, report, availability }
     }
 
     /// The [key](EndpointHandle::key) of its record, which tells it from an earlier or later one of the same id.
@@ -30,9 +30,12 @@ impl EndpointHealth {
         &self.id
     }
 
-    /// Its state.
+    /// What its checks say; draining, while it is.
     pub fn state(&self) -> HealthState {
-        self.report.machine.state()
+        match self.availability.contains(Reason::Draining) {
+            true => HealthState::Draining,
+            false => self.report.machine.state(),
+        }
     }
 
     /// Since when it is in that state: the end of the check that decided it; while unknown, since it was registered.
@@ -122,17 +125,17 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn new(now: Tick) -> Self {
-        Self { machine: Machine::new(), since: now, last: None, thresholds: (0, 0) }
+    pub(crate) fn new(initial: HealthState, now: Tick) -> Self {
+        Self { machine: Machine::assuming(initial), since: now, last: None, thresholds: (0, 0) }
     }
 
     /// Takes in a check and what `machine` made of it.
-    pub(crate) fn update(&mut self, machine: Machine, last: Last, config: &HealthConfig) {
+    pub(crate) fn update(&mut self, machine: Machine, last: Last, thresholds: (u32, u32)) {
         if machine.state() != self.machine.state() {
             self.since = last.ended;
         }
         self.machine = machine;
-        self.thresholds = (config.rise(), config.fall());
+        self.thresholds = thresholds;
         self.last = Some(last);
     }
 }
@@ -161,6 +164,7 @@ impl fmt::Display for Words<'_> {
             Ok(_) if down => write!(f, "{passes} of {rise} passed"),
             Ok(Probed::Healthy) => f.write_str("passed"),
             Ok(Probed::Degraded) => f.write_str("passed, but asks to be avoided"),
+            Err(failure) if !failure.is_conclusive() => write!(f, "could not be checked: {failure}"),
             Err(failure) if failure.is_answer() => write!(f, "answered no: {failure}"),
             // Down before `fall` was reached, and it did not answer: the first check decided.
             Err(failure) if down && failures < fall => write!(f, "failed from the start: {failure}"),

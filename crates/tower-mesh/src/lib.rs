@@ -8,6 +8,7 @@ mod error;
 mod lifecycle;
 mod mesh;
 mod part;
+mod probe;
 mod resolver;
 mod service;
 mod status;

@@ -11,6 +11,7 @@ mod by_name;
 mod defaults;
 mod errors;
 mod membership;
+mod probes;
 mod shutdown;
 mod start;
 mod status;

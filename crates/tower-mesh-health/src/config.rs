@@ -56,6 +56,8 @@ pub struct HealthConfig {
     no_traffic_interval: Option<Duration>,
     unknown_interval: Duration,
     initial: Initial,
+    traffic_threshold: Option<Ratio>,
+    traffic_min_calls: NonZeroU32,
     timeout: Duration,
     rise: NonZeroU32,
     fall: NonZeroU32,
@@ -108,6 +110,16 @@ impl HealthConfig {
     /// What is taken for granted until the first check has ended.
     pub fn initial(&self) -> Initial {
         self.initial
+    }
+
+    /// The share of failed calls from which an endpoint is degraded; none: calls are not looked at.
+    pub fn traffic_threshold(&self) -> Option<Ratio> {
+        self.traffic_threshold
+    }
+
+    /// From how many calls on their failures are looked at.
+    pub fn traffic_min_calls(&self) -> u32 {
+        self.traffic_min_calls.get()
     }
 
     /// How long one check may take.
@@ -178,6 +190,8 @@ pub struct HealthConfigBuilder {
     no_traffic_interval: Option<Duration>,
     unknown_interval: Duration,
     initial: Initial,
+    traffic_threshold: Option<f64>,
+    traffic_min_calls: u32,
     timeout: Duration,
     rise: u32,
     fall: u32,
@@ -196,6 +210,8 @@ impl Default for HealthConfigBuilder {
             no_traffic_interval: None,
             unknown_interval: Duration::from_secs(1),
             initial: Initial::Unknown,
+            traffic_threshold: None,
+            traffic_min_calls: 10,
             timeout: Duration::from_secs(1),
             rise: 2,
             fall: 3,
@@ -249,6 +265,21 @@ impl HealthConfigBuilder {
     /// What is taken for granted of an endpoint until its first check has ended, which decides at once. Default unknown.
     pub fn initial(mut self, initial: Initial) -> Self {
         self.initial = initial;
+        self
+    }
+
+    /// An endpoint that passes its checks is degraded all the same, until the next check, if since the one before at least this share of its calls failed:
+    /// calls see what a check does not. Over 0, up to 1; default none: calls are not looked at.
+    ///
+    /// What failed is what the balancer's classifier says. Its circuit breaker, if it has one, takes it out by rules of its own.
+    pub fn traffic_threshold(mut self, share: f64) -> Self {
+        self.traffic_threshold = Some(share);
+        self
+    }
+
+    /// From how many calls between two checks on their failures are looked at. At least 1; default 10.
+    pub fn traffic_min_calls(mut self, calls: u32) -> Self {
+        self.traffic_min_calls = calls;
         self
     }
 
@@ -317,6 +348,14 @@ impl HealthConfigBuilder {
             })
         };
         let (rise, fall) = (count("rise", self.rise), count("fall", self.fall));
+        let traffic_min_calls = count("traffic_min_calls", self.traffic_min_calls);
+        let traffic_threshold = self.traffic_threshold.and_then(|share| match Ratio::new(share) {
+            Ok(share) if share > Ratio::ZERO => Some(share),
+            _ => {
+                check.unless(false, "traffic_threshold", share, "over 0, up to 1");
+                None
+            }
+        });
         let jitter = Ratio::new(self.jitter).unwrap_or_else(|_| {
             check.unless(false, "jitter", self.jitter, "0 to 1");
             Ratio::ZERO
@@ -337,6 +376,8 @@ impl HealthConfigBuilder {
             no_traffic_interval: self.no_traffic_interval,
             unknown_interval: self.unknown_interval,
             initial: self.initial,
+            traffic_threshold,
+            traffic_min_calls,
             timeout: self.timeout,
             rise,
             fall,
@@ -366,6 +407,8 @@ mod tests {
             .initial_spread(Duration::MAX)
             .rise(0)
             .fall(0)
+            .traffic_threshold(0.0)
+            .traffic_min_calls(0)
             .jitter(f64::NAN)
             .max_concurrent(0)
             .build()
@@ -384,6 +427,8 @@ mod tests {
                 "initial_spread",
                 "rise",
                 "fall",
+                "traffic_min_calls",
+                "traffic_threshold",
                 "jitter",
                 "max_concurrent",
             ]
@@ -400,6 +445,11 @@ mod tests {
             ("unhealthy_edge_interval", format!("{:?}", config.unhealthy_edge_interval())),
             ("no_traffic_interval", format!("{:?}", config.no_traffic_interval())),
             ("unknown_interval", format!("{:?}", config.unknown_interval())),
+            (
+                "traffic_threshold",
+                config.traffic_threshold().map_or("none".to_owned(), |share| share.as_f64().to_string()),
+            ),
+            ("traffic_min_calls", config.traffic_min_calls().to_string()),
             ("initial", config.initial().state().to_string()),
             ("timeout", format!("{:?}", config.timeout())),
             ("rise", config.rise().to_string()),

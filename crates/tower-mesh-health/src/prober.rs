@@ -12,10 +12,10 @@ use futures_util::future::{AbortHandle, BoxFuture, abortable};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::Sleep;
 use tower_mesh_core::probe::{ProbeFailure, ProbeStream, Probed};
-use tower_mesh_core::{EndpointHandle, LiveReader, Probe, Reason, Tick};
+use tower_mesh_core::{CallCounts, EndpointHandle, LiveReader, Probe, Reason, Tick};
 
 use crate::config::HealthConfig;
-use crate::policy::{HealthState, Machine, Sample, Step, lengthen};
+use crate::policy::{Calls, HealthState, Machine, Sample, lengthen};
 use crate::registry::{Registration, Serial, Shared};
 use crate::status::{Last, Transition, Words};
 
@@ -52,6 +52,18 @@ struct Watched {
     phase: Phase,
     /// Streams in a row that ended without telling anything.
     in_vain: u32,
+    /// The calls counted when they were last looked at.
+    counts: CallCounts,
+    /// Whether they spoke against it.
+    failing: bool,
+    published: Published,
+}
+
+/// What the prober has put into an endpoint's availability.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Published {
+    down: bool,
+    degraded: bool,
 }
 
 impl Watched {
@@ -60,6 +72,48 @@ impl Watched {
         let registration = self.registration.upgrade()?;
         let endpoint = registration.endpoint()?;
         Some((registration, endpoint))
+    }
+}
+
+impl Watched {
+    /// Takes in how the calls ended since the last look.
+    fn look_at_calls(
+        &mut self,
+        registration: &Registration,
+        endpoint: &EndpointHandle,
+        config: &HealthConfig,
+        now: Tick,
+    ) {
+        let Some(threshold) = config.traffic_threshold() else {
+            self.failing = false;
+            return;
+        };
+        let counts = endpoint.counts();
+        let calls = Calls::between(std::mem::replace(&mut self.counts, counts), counts);
+        self.failing = calls.are_failing(threshold, config.traffic_min_calls());
+        let mut report = registration.report();
+        (report.calls, report.failing) = (Some((calls, now)), self.failing);
+    }
+
+    /// Puts what is known by now where the balancer reads it, if that is not there yet.
+    fn publish(&mut self, endpoint: &EndpointHandle) {
+        let down = self.machine.state() == HealthState::Unhealthy;
+        let degraded = !down && (self.failing || self.machine.state() == HealthState::Degraded);
+        let said = Published { down, degraded };
+        if std::mem::replace(&mut self.published, said) == said {
+            return;
+        }
+        // What is worse first, so that it never looks well in between.
+        for (holds, reason) in [(down, Reason::ProbeDown), (degraded, Reason::Degraded)] {
+            if holds {
+                endpoint.set(reason);
+            }
+        }
+        for (holds, reason) in [(down, Reason::ProbeDown), (degraded, Reason::Degraded)] {
+            if !holds {
+                endpoint.clear(reason);
+            }
+        }
     }
 }
 
@@ -146,9 +200,19 @@ impl Prober {
         for (serial, registration) in changes.added {
             let spread = self.config.initial_spread();
             let due = now + lengthen(Duration::ZERO, spread, fastrand::u64(..));
+            let Some(there) = registration.upgrade() else { continue };
+            // As it was registered, whatever the configuration is by now: that is what its availability says.
+            let machine = there.report().machine;
+            let watched = Watched {
+                registration,
+                machine,
+                phase: Phase::Due(due),
+                in_vain: 0,
+                counts: there.endpoint().map(|endpoint| endpoint.counts()).unwrap_or_default(),
+                failing: false,
+                published: Published { down: machine.state() == HealthState::Unhealthy, degraded: false },
+            };
             self.agenda.insert((due, serial));
-            let machine = Machine::assuming(self.config.initial().state());
-            let watched = Watched { registration, machine, phase: Phase::Due(due), in_vain: 0 };
             self.watched.insert(serial, watched);
         }
     }
@@ -184,7 +248,7 @@ impl Prober {
         let Some(watched) = self.watched.get_mut(&serial) else {
             return false;
         };
-        let Some((_, endpoint)) = watched.live() else {
+        let Some((registration, endpoint)) = watched.live() else {
             self.watched.remove(&serial);
             return false;
         };
@@ -200,6 +264,8 @@ impl Prober {
         if let Phase::Streaming(_, look_at) = &mut watched.phase {
             *look_at = again;
             self.agenda.insert((again, serial));
+            watched.look_at_calls(&registration, &endpoint, &self.config, now);
+            watched.publish(&endpoint);
             return false;
         }
         let timeout = self.config.timeout();
@@ -253,7 +319,15 @@ impl Prober {
         let thresholds = (rise.get(), fall.get());
         let began = if let Phase::Streaming(..) = watched.phase { ended } else { began };
         let step = watched.machine.record(Sample::of(&result), rise, fall);
-        publish(&endpoint, step, result.is_ok().then_some(began));
+        if result.is_ok() {
+            endpoint.hint_recovery(began);
+        }
+        if step.is_recovery() {
+            // What was measured while it was bad would keep traffic away from it now that it is good.
+            endpoint.forget_latency();
+        }
+        watched.look_at_calls(&registration, &endpoint, &self.config, ended);
+        watched.publish(&endpoint);
         let last = Last { ended, rtt: ended.since(began), result };
         let transition = step.is_change().then(|| Transition {
             endpoint: endpoint.clone(),
@@ -373,34 +447,6 @@ impl fmt::Debug for Prober {
             .field("watched", &self.watched.len())
             .field("checking", &self.checks.len())
             .finish_non_exhaustive()
-    }
-}
-
-/// Puts what a check said where the balancer and the breaker read it. `passed` is when a check that passed began.
-fn publish(endpoint: &EndpointHandle, step: Step, passed: Option<Tick>) {
-    if let Some(began) = passed {
-        endpoint.hint_recovery(began);
-    }
-    if !step.is_change() {
-        return;
-    }
-    if step.is_recovery() {
-        // What was measured while it was bad would keep traffic away from it now that it is good.
-        endpoint.forget_latency();
-    }
-    match step.to {
-        HealthState::Unhealthy => {
-            endpoint.set(Reason::ProbeDown);
-            endpoint.clear(Reason::Degraded);
-        }
-        HealthState::Degraded => {
-            endpoint.set(Reason::Degraded);
-            endpoint.clear(Reason::ProbeDown);
-        }
-        HealthState::Healthy | HealthState::Unknown | HealthState::Draining => {
-            endpoint.clear(Reason::ProbeDown);
-            endpoint.clear(Reason::Degraded);
-        }
     }
 }
 

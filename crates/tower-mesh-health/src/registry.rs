@@ -124,8 +124,8 @@ impl Shared {
         // Dropping a registration takes the lock, so none is dropped while it is held.
         let there = self.registrations(&self.lock());
         let health = |there: &Registration| {
-            let availability = there.endpoint().map(|endpoint| endpoint.availability()).unwrap_or_default();
-            EndpointHealth::new(there.key, there.id.clone(), there.report().clone(), availability)
+            let report = there.report().clone();
+            EndpointHealth::new(there.key, there.id.clone(), report, there.endpoint().as_ref())
         };
         let mut status: Vec<_> = there.iter().map(|there| health(there)).collect();
         status.sort_by(|a, b| a.id().cmp(b.id()));

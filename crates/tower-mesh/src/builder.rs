@@ -122,7 +122,7 @@ impl MeshBuilder {
                 SourceConfig::Resolver(resolver) => resolvers[resolver].clone(),
                 SourceConfig::Endpoints(endpoints) => {
                     let list = FixedList::new(endpoints.iter().cloned());
-                    AnyResolver::new(list.expect("a list that was checked names each endpoint once"))
+                    AnyResolver::lasting(list.expect("a list that was checked names each endpoint once"))
                 }
                 #[cfg(feature = "file")]
                 SourceConfig::File(path) => AnyResolver::new(tower_mesh_discovery::FileList::new(path)),

@@ -13,7 +13,8 @@
 //! [services.users]
 //! endpoints = ["10.0.0.1:8080", "10.0.0.2:8080"]   # or: resolver = "name of one given to the builder"
 //!                                                  # or: file = "users.toml", watched (feature `file`)
-//! required = true                  # without it, `Mesh::start` does not wait for the service
+//! required = true                  # false: `Mesh::start` does not wait for the service, and `Mesh::readiness` does not go by it
+//! ready_when = "resolved"          # what readiness wants of it; "available": that a call could go to an endpoint now
 //!
 //! [services.users.deadline]        # the whole call
 //! timeout = "15s"
@@ -232,6 +233,7 @@ pub(crate) fn path_of(parent: &str, key: &str) -> String {
 pub struct ServiceConfig {
     pub(crate) source: SourceConfig,
     pub(crate) required: bool,
+    pub(crate) ready_when: ReadyWhen,
     pub(crate) discovery: DiscoveryConfig,
     pub(crate) locality: Option<Arc<str>>,
     pub(crate) deadline: DeadlineConfig,
@@ -241,6 +243,22 @@ pub struct ServiceConfig {
     pub(crate) breaker: BreakerConfig,
     pub(crate) outlier: Option<OutlierConfig>,
     pub(crate) health: Option<HealthSettings>,
+}
+
+/// What a program's own readiness wants of a required service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ReadyWhen {
+    /// Its endpoints are known. If all of them are down the program is degraded, and stays in rotation: taking every caller of a service out because the
+    /// service is down makes a larger failure of it.
+    #[default]
+    Resolved,
+    /// A call could go to one of them now. For a service without which no request can be answered.
+    Available,
+}
+
+impl ReadyWhen {
+    /// Each with its name in configurations.
+    pub const ALL: [(&'static str, Self); 2] = [("resolved", Self::Resolved), ("available", Self::Available)];
 }
 
 /// Where a service's endpoints come from.
@@ -281,6 +299,7 @@ impl ServiceConfig {
         Self {
             source,
             required: true,
+            ready_when: ReadyWhen::Resolved,
             discovery: DiscoveryConfig::default(),
             locality: None,
             deadline: DeadlineConfig::default(),
@@ -303,9 +322,16 @@ impl ServiceConfig {
         HedgeConfig::builder().max_hedges(0)
     }
 
-    /// Whether [`Mesh::start`](crate::Mesh::start) fails if the service cannot be resolved. Default true.
+    /// Whether [`Mesh::start`](crate::Mesh::start) fails if the service cannot be resolved, and whether
+    /// [`Mesh::readiness`](crate::Mesh::readiness) goes by it at all. Default true.
     pub fn required(mut self, required: bool) -> Self {
         self.required = required;
+        self
+    }
+
+    /// What the program's own readiness wants of the service, if it is required. Default that it is resolved.
+    pub fn ready_when(mut self, ready_when: ReadyWhen) -> Self {
+        self.ready_when = ready_when;
         self
     }
 

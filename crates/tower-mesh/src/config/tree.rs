@@ -19,7 +19,9 @@ use tower_mesh_retry::{
 
 use super::probe::ProbeSettings;
 use super::read::Table;
-use super::{AT_LEAST_ONE, Config, Draft, HealthSettings, ServiceConfig, SourceConfig, again, path_of};
+use super::{
+    AT_LEAST_ONE, Config, Draft, HealthSettings, ReadyWhen, ServiceConfig, SourceConfig, again, path_of,
+};
 
 /// Reads a whole tree.
 pub(super) fn read(tree: &Value) -> Draft {
@@ -58,6 +60,11 @@ const ADDRESS: &str = "1 to 1024 bytes without blanks or control characters";
 fn read_service(table: &mut Table<'_>, mut policies: Policies) -> ServiceConfig {
     let mut service = ServiceConfig::new(read_source(table));
     service.required = table.flag("required").unwrap_or(true);
+    match table.word("ready_when", &ReadyWhen::ALL) {
+        Some(ready_when) if service.required => service.ready_when = ready_when,
+        Some(_) => table.mistake("ready_when", "a requirement beside required = false", "one of the two"),
+        None => {}
+    }
     let built = policies.read(table);
     service.discovery = built.discovery;
     service.locality = policies.locality;
@@ -301,7 +308,7 @@ impl Policies {
         let mut part = table.table("health");
         set!(self.health, part, interval: duration, unhealthy_interval: duration, healthy_edge_interval: duration,
             unhealthy_edge_interval: duration, no_traffic_interval: duration, unknown_interval: duration,
-            timeout: duration, rise: count, fall: count, jitter: number, initial_spread: duration);
+            timeout: duration, rise: count, fall: count, traffic_threshold: number, traffic_min_calls: count, jitter: number, initial_spread: duration);
         if let Some(max) = part.count("max_concurrent") {
             self.health = self.health.max_concurrent(max as usize);
         }

@@ -53,7 +53,7 @@ fn mistakes(toml: &str) -> Vec<Told> {
     found
 }
 
-const SERVICE_FIELDS: &str = "breaker, budget, deadline, discovery, endpoints, file, health, hedge, outlier, required, resolver, retry";
+const SERVICE_FIELDS: &str = "breaker, budget, deadline, discovery, endpoints, file, health, hedge, outlier, ready_when, required, resolver, retry";
 const A_DURATION: &str = "a duration with a unit, such as \"500ms\", \"2s\" or \"1m\"";
 const AN_ADDRESS: &str = "1 to 1024 bytes without blanks or control characters";
 const A_PROBE: &str = "path, http, tcp, grpc, or a probe given to the builder";
@@ -97,6 +97,21 @@ fn wrong_services() -> Vec<(&'static str, Vec<Told>)> {
                 "\"some\"",
                 "\"none\", \"full\", \"equal\", \"decorrelated\", \"proportional\", \"additive\", \"symmetric\"",
             )],
+        ),
+        (
+            "resolver = \"dns\"\nready_when = \"up\"",
+            &[("ready_when", "\"up\"", "\"resolved\", \"available\"")],
+        ),
+        (
+            "resolver = \"dns\"\nrequired = false\nready_when = \"available\"",
+            &[("ready_when", "a requirement beside required = false", "one of the two")],
+        ),
+        (
+            "resolver = \"dns\"\nhealth = { path = \"/\", traffic_threshold = 0, traffic_min_calls = 0 }",
+            &[
+                ("health.traffic_min_calls", "0", "at least 1"),
+                ("health.traffic_threshold", "0", "over 0, up to 1"),
+            ],
         ),
         ("resolver = \"dns\"\nrequired = \"yes\"", &[("required", "\"yes\"", "true or false")]),
         ("resolver = \"dns\"\nretry = 3", &[("retry", "3", "a table")]),

@@ -12,6 +12,7 @@ mod defaults;
 mod errors;
 mod membership;
 mod probes;
+mod readiness;
 mod shutdown;
 mod start;
 mod status;

@@ -1,11 +1,13 @@
 //! Overhead per call: the whole stack and its parts, beside the floor (what no balancer can do without) and beside tower's
-//! retry > timeout > buffer > P2C, in one run; then what an update with one change costs, and what an endpoint keeps in memory.
+//! retry > timeout > buffer > P2C, in one run; then what an update with one change costs, and what an endpoint keeps in memory; and what checking the
+//! health of many endpoints costs, in processor time and in bursts. With `--health` the last alone.
 //!
-//! `cargo run --release -p tower-mesh-bench -- [--json FILE] [--calls N] [--rounds N]`
+//! `cargo run --release -p tower-mesh-bench -- [--json FILE] [--calls N] [--rounds N] [--health]`
 //!
 //! Machines are noisy, so every round measures all stacks in turn and the ratios are medians of the ratios within a round.
 
 mod floor;
+mod health;
 mod inner;
 mod measure;
 mod mesh;
@@ -22,17 +24,20 @@ fn main() -> ExitCode {
     let settings = match Settings::from_args(std::env::args().skip(1)) {
         Ok(settings) => settings,
         Err(message) => {
-            eprintln!("{message}\nusage: tower-mesh-bench [--json FILE] [--calls N] [--rounds N]");
+            eprintln!("{message}\nusage: tower-mesh-bench [--json FILE] [--calls N] [--rounds N] [--health]");
             return ExitCode::from(2);
         }
     };
     let mut report = Report::default();
-    for threads in [1, 2] {
-        for endpoints in [10, 10_000] {
-            report.add(&settings, threads, endpoints);
+    if !settings.health_alone {
+        for threads in [1, 2] {
+            for endpoints in [10, 10_000] {
+                report.add(&settings, threads, endpoints);
+            }
         }
+        report.add_updates(&settings, 10_000);
     }
-    report.add_updates(&settings, 10_000);
+    report.add_health();
     report.print();
     match &settings.json {
         Some(path) => match report.write_json(path) {

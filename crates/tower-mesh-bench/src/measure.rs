@@ -13,21 +13,23 @@ use tower_service::Service;
 
 use crate::floor::Floor;
 use crate::inner::Request;
-use crate::{ALLOCATOR, mesh, peers};
+use crate::{ALLOCATOR, health, mesh, peers};
 
 /// What the command line says.
 pub(crate) struct Settings {
     pub(crate) json: Option<PathBuf>,
+    pub(crate) health_alone: bool,
     calls: u64,
     rounds: usize,
 }
 
 impl Settings {
     pub(crate) fn from_args(mut args: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut settings = Self { json: None, calls: 200_000, rounds: 9 };
+        let mut settings = Self { json: None, health_alone: false, calls: 200_000, rounds: 9 };
         while let Some(flag) = args.next() {
             let mut value = || args.next().ok_or(format!("{flag} needs a value"));
             match flag.as_str() {
+                "--health" => settings.health_alone = true,
                 "--json" => settings.json = Some(value()?.into()),
                 "--calls" => {
                     settings.calls = value()?.parse().map_err(|_| "--calls takes a number".to_owned())?;
@@ -66,6 +68,7 @@ struct Row {
 pub(crate) struct Report {
     stacks: Vec<Row>,
     updates: Vec<mesh::Update>,
+    health: Vec<health::Row>,
 }
 
 /// What one kind of stack does in one round.
@@ -108,6 +111,38 @@ impl Report {
     }
 
     pub(crate) fn print(&self) {
+        if !self.stacks.is_empty() {
+            self.print_stacks();
+            self.print_updates();
+        }
+        println!(
+            "\n{:<10} {:>9} {:>11} {:>7} {:>9} {:>9} {:>11} {:>11}",
+            "probe",
+            "endpoints",
+            "interval ms",
+            "probes",
+            "us/probe",
+            "% of core",
+            "mean /10ms",
+            "peak /10ms"
+        );
+        let or_unknown = |figure: Option<f64>| figure.map_or("?".to_owned(), |figure| format!("{figure:.2}"));
+        for row in &self.health {
+            println!(
+                "{:<10} {:>9} {:>11} {:>7} {:>9} {:>9} {:>11.1} {:>11}",
+                row.probe,
+                row.endpoints,
+                row.interval_ms,
+                row.probes,
+                or_unknown(row.us_per_probe),
+                or_unknown(row.cpu_percent),
+                row.mean_per_10ms,
+                row.peak_per_10ms
+            );
+        }
+    }
+
+    fn print_stacks(&self) {
         println!(
             "{:<18} {:>7} {:>9} {:>9} {:>9} {:>9} {:>8}",
             "stack", "threads", "endpoints", "ns/call", "x floor", "x tower", "allocs"
@@ -118,6 +153,9 @@ impl Report {
                 row.name, row.threads, row.endpoints, row.ns, row.vs_floor, row.vs_tower, row.allocs
             );
         }
+    }
+
+    fn print_updates(&self) {
         println!(
             "\n{:<18} {:>9} {:>12} {:>16} {:>14}",
             "one change", "endpoints", "us/update", "longest call us", "bytes/endpoint"
@@ -128,6 +166,11 @@ impl Report {
                 row.algorithm, row.endpoints, row.us, row.longest_call_us, row.bytes
             );
         }
+    }
+
+    /// Measures what checking costs.
+    pub(crate) fn add_health(&mut self) {
+        self.health = health::rows(Duration::from_secs(5));
     }
 
     /// Measures what an update of `endpoints` endpoints with one change costs, by algorithm.

@@ -57,7 +57,9 @@ fn row(name: &'static str, endpoints: usize, interval: Duration, time: Duration,
                 .expect("a configuration");
             let (health, prober) = HealthLayer::new(config, Counted { inner: probe, begun: begun.clone() });
             let fleet: Vec<_> = (0..endpoints).map(endpoint).collect();
-            fleet.iter().for_each(|endpoint| drop(health.watching(endpoint)));
+            for endpoint in &fleet {
+                health.watching(endpoint);
+            }
             let before = processor_time();
             let started = Instant::now();
             let ran = tokio::time::timeout(time, prober).await;

@@ -367,6 +367,11 @@ impl Prober {
     }
 
     fn tell(&self, transition: &Transition) {
+        if transition.to() == HealthState::Unhealthy
+            && catch_unwind(AssertUnwindSafe(|| transition.endpoint().tell_down())).is_err()
+        {
+            tracing::error!("a listener for endpoints that are down panicked");
+        }
         tracing::info!(
             endpoint = %transition.endpoint().id(),
             from = transition.from().as_str(),

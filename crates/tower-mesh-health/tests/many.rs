@@ -30,7 +30,9 @@ async fn asked(config: HealthConfigBuilder) -> Vec<(u128, u32)> {
     let (health, prober) = HealthLayer::new(config.build().unwrap(), asked.clone());
     let fleet: Vec<_> =
         (0..ENDPOINTS).map(|i| EndpointHandle::new(format!("e:{i}").parse().unwrap())).collect();
-    fleet.iter().for_each(|endpoint| drop(health.watching(endpoint)));
+    for endpoint in &fleet {
+        health.watching(endpoint);
+    }
     assert!(timeout(Duration::from_secs(20), prober).await.is_err(), "the prober has ended");
     let asked = asked.1.lock().unwrap();
     asked.clone()

@@ -145,7 +145,7 @@ async fn a_connection_that_went_silent_is_given_up() {
     tokio::task::yield_now().await;
     tokio::time::pause();
     let began = tokio::time::Instant::now();
-    let failure = stream.next().await.unwrap().unwrap_err();
+    let failure = next(&mut stream).await.unwrap().unwrap_err();
     assert_eq!(failure, ProbeFailure::unreachable("no sign of life on the connection"));
     assert_eq!(began.elapsed().as_secs(), 15);
 }

@@ -9,6 +9,7 @@ mod inner;
 mod bad_input;
 mod by_name;
 mod defaults;
+mod effect;
 mod errors;
 mod membership;
 mod probes;

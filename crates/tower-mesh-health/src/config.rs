@@ -314,7 +314,8 @@ impl HealthConfigBuilder {
         self
     }
 
-    /// Checks that run at once, at most; the others wait their turn. 1 to 65 536; default 64.
+    /// Checks that run at once, at most; the others wait their turn. Endpoints whose latest check ran into its time limit take at most half of the places, or
+    /// the only one, so that they do not delay the others. 1 to 65 536; default 64.
     pub fn max_concurrent(mut self, checks: usize) -> Self {
         self.max_concurrent = checks;
         self

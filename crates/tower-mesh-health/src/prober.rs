@@ -35,8 +35,9 @@ pub struct Prober {
     probe: Arc<dyn AnyProbe>,
     listener: Option<Listener>,
     watched: BTreeMap<Serial, Watched>,
-    /// When those are due that are not being checked.
-    agenda: BTreeSet<(Tick, Serial)>,
+    agenda: Agenda,
+    /// Checks under way of endpoints that hung when they were last checked.
+    checking_hung: usize,
     checks: FuturesUnordered<BoxFuture<'static, Ended>>,
     /// Streams that have told something, waiting for more. They do not count against the bound on checks.
     streams: FuturesUnordered<BoxFuture<'static, Ended>>,
@@ -45,11 +46,27 @@ pub struct Prober {
 
 type Listener = Box<dyn Fn(&Transition) + Send>;
 
+/// When those are due that are not being checked, by whether they hung when they were last checked. Those that hung take at most half of the places, so that
+/// they delay nobody but each other.
+#[derive(Default)]
+struct Agenda {
+    prompt: BTreeSet<(Tick, Serial)>,
+    hung: BTreeSet<(Tick, Serial)>,
+}
+
+impl Agenda {
+    fn of(&mut self, hung: bool) -> &mut BTreeSet<(Tick, Serial)> {
+        if hung { &mut self.hung } else { &mut self.prompt }
+    }
+}
+
 /// One endpoint under observation.
 struct Watched {
     registration: Weak<Registration>,
     machine: Machine,
     phase: Phase,
+    /// Its latest check ended by the time limit. Changes only while it is in no agenda.
+    hung: bool,
     /// Streams in a row that ended without telling anything.
     in_vain: u32,
     /// The calls counted when they were last looked at.
@@ -135,6 +152,8 @@ struct Ended {
     ended: Tick,
     result: Result<Probed, ProbeFailure>,
     kind: EndKind,
+    /// Whether the endpoint had hung before.
+    hung: bool,
 }
 
 enum EndKind {
@@ -159,7 +178,8 @@ impl Prober {
             probe: Arc::new(probe),
             listener: None,
             watched: BTreeMap::new(),
-            agenda: BTreeSet::new(),
+            agenda: Agenda::default(),
+            checking_hung: 0,
             checks: FuturesUnordered::new(),
             streams: FuturesUnordered::new(),
             sleep: None,
@@ -185,9 +205,10 @@ impl Prober {
             if let Phase::Due(at) | Phase::Paused(at) | Phase::Streaming(_, at) = &mut watched.phase
                 && *at > latest
             {
-                self.agenda.remove(&(*at, serial));
+                let agenda = self.agenda.of(watched.hung);
+                agenda.remove(&(*at, serial));
                 *at = latest;
-                self.agenda.insert((latest, serial));
+                agenda.insert((latest, serial));
             }
         }
     }
@@ -207,39 +228,43 @@ impl Prober {
                 registration,
                 machine,
                 phase: Phase::Due(due),
+                hung: false,
                 in_vain: 0,
                 counts: there.endpoint().map(|endpoint| endpoint.counts()).unwrap_or_default(),
                 failing: false,
                 published: Published { down: machine.state() == HealthState::Unhealthy, degraded: false },
             };
-            self.agenda.insert((due, serial));
+            self.agenda.prompt.insert((due, serial));
             self.watched.insert(serial, watched);
         }
     }
 
     fn forget(&mut self, serial: Serial) {
-        match self.watched.remove(&serial).map(|watched| watched.phase) {
-            Some(Phase::Due(at) | Phase::Paused(at)) => {
-                self.agenda.remove(&(at, serial));
+        let Some(watched) = self.watched.remove(&serial) else { return };
+        let agenda = self.agenda.of(watched.hung);
+        match watched.phase {
+            Phase::Due(at) | Phase::Paused(at) => {
+                agenda.remove(&(at, serial));
             }
-            Some(Phase::Checking(check)) => check.abort(),
-            Some(Phase::Streaming(stream, at)) => {
+            Phase::Checking(check) => check.abort(),
+            Phase::Streaming(stream, at) => {
                 stream.abort();
-                self.agenda.remove(&(at, serial));
+                agenda.remove(&(at, serial));
             }
-            None => {}
         }
     }
 
     /// Begins what is due, as far as the bound allows; whether it began anything.
     fn begin_due(&mut self, now: Tick) -> bool {
         let mut began = false;
-        while self.has_room()
-            && let Some(&(at, serial)) = self.agenda.first()
-            && at <= now
-        {
-            self.agenda.pop_first();
-            began |= self.begin(serial, now);
+        for hung in [false, true] {
+            while self.has_room(hung)
+                && let Some(&(at, serial)) = self.agenda.of(hung).first()
+                && at <= now
+            {
+                self.agenda.of(hung).pop_first();
+                began |= self.begin(serial, now);
+            }
         }
         began
     }
@@ -258,27 +283,33 @@ impl Prober {
                 stream.abort();
             }
             watched.phase = Phase::Paused(again);
-            self.agenda.insert((again, serial));
+            self.agenda.of(watched.hung).insert((again, serial));
             return false;
         }
         if let Phase::Streaming(_, look_at) = &mut watched.phase {
             *look_at = again;
-            self.agenda.insert((again, serial));
+            self.agenda.of(watched.hung).insert((again, serial));
             watched.look_at_calls(&registration, &endpoint, &self.config, now);
             watched.publish(&endpoint);
             return false;
         }
-        let timeout = self.config.timeout();
+        let (timeout, hung) = (self.config.timeout(), watched.hung);
         let (check, handle) = match self.probe.stream(&endpoint) {
             Some(stream) => {
-                ended(serial, now, async move { told(bounded(news_of(stream), timeout).await, false) })
+                ended(serial, now, hung, async move { told(bounded(news_of(stream), timeout).await, false) })
             }
             None => {
                 let check = bounded(self.probe.clone().check(endpoint), timeout);
-                ended(serial, now, async move { (check.await.and_then(|result| result), EndKind::Asked) })
+                ended(
+                    serial,
+                    now,
+                    hung,
+                    async move { (check.await.and_then(|result| result), EndKind::Asked) },
+                )
             }
         };
         watched.phase = Phase::Checking(handle);
+        self.checking_hung += usize::from(watched.hung);
         self.checks.push(check);
         true
     }
@@ -287,16 +318,16 @@ impl Prober {
     fn follow(&mut self, serial: Serial, stream: ProbeStream, now: Tick) {
         let Some(watched) = self.watched.get_mut(&serial) else { return };
         let news = async move { told(panicking(news_of(stream)).await, true) };
-        let (news, handle) = ended(serial, now, news);
+        let (news, handle) = ended(serial, now, false, news);
         let look_at = now + self.config.interval();
         watched.phase = Phase::Streaming(handle, look_at);
-        self.agenda.insert((look_at, serial));
+        self.agenda.of(watched.hung).insert((look_at, serial));
         self.streams.push(news);
     }
 
     /// Takes in a check that is over: judges it, publishes, plans the next, and then tells.
     fn conclude(&mut self, check: Ended) {
-        let Ended { serial, began, ended, result, kind } = check;
+        let Ended { serial, began, ended, result, kind, hung: _ } = check;
         if matches!(kind, EndKind::Aborted) {
             return;
         }
@@ -304,7 +335,7 @@ impl Prober {
             return; // Forgotten while it was under way.
         };
         if let Phase::Streaming(_, look_at) = watched.phase {
-            self.agenda.remove(&(look_at, serial));
+            self.agenda.of(watched.hung).remove(&(look_at, serial));
         }
         let Some((registration, endpoint)) = watched.live() else {
             self.watched.remove(&serial);
@@ -318,6 +349,7 @@ impl Prober {
         };
         let thresholds = (rise.get(), fall.get());
         let began = if let Phase::Streaming(..) = watched.phase { ended } else { began };
+        watched.hung = result.is_err() && ended.since(began) >= self.config.timeout();
         let step = watched.machine.record(Sample::of(&result), rise, fall);
         if result.is_ok() {
             endpoint.hint_recovery(began);
@@ -358,7 +390,7 @@ impl Prober {
             let jitter = interval.mul_f64(self.config.jitter().as_f64());
             let due = ended + lengthen(interval, jitter, fastrand::u64(..));
             watched.phase = Phase::Due(due);
-            self.agenda.insert((due, serial));
+            self.agenda.of(watched.hung).insert((due, serial));
         }
 
         if let Some(transition) = transition {
@@ -386,8 +418,19 @@ impl Prober {
         }
     }
 
-    fn has_room(&self) -> bool {
-        self.checks.len() < self.config.max_concurrent()
+    /// Whether one more may be checked of those that hung before, or of the others.
+    fn has_room(&self, hung: bool) -> bool {
+        let places = self.config.max_concurrent();
+        self.checks.len() < places && (!hung || self.checking_hung < (places / 2).max(1))
+    }
+
+    /// When there is something to do, if not before.
+    fn next_due(&self) -> Option<Tick> {
+        let first = |agenda: &BTreeSet<(Tick, Serial)>, hung| {
+            agenda.first().filter(|_| self.has_room(hung)).map(|&(at, _)| at)
+        };
+        let (prompt, hung) = (first(&self.agenda.prompt, false), first(&self.agenda.hung, true));
+        prompt.into_iter().chain(hung).min()
     }
 
     fn is_done(&self) -> bool {
@@ -418,6 +461,7 @@ impl Future for Prober {
             this.follow_config(now);
             this.follow_registry(now);
             while let Poll::Ready(Some(check)) = this.checks.poll_next_unpin(cx) {
+                this.checking_hung -= usize::from(check.hung);
                 this.conclude(check);
             }
             // After the checks, of which some become streams that have to be polled.
@@ -430,10 +474,10 @@ impl Future for Prober {
             if this.begin_due(now) {
                 continue; // They have not been polled yet.
             }
-            match this.agenda.first() {
+            match this.next_due() {
                 // Without room, the next check that ends wakes us.
-                Some(&(at, _)) if this.has_room() => ready!(this.poll_until(at, cx)),
-                _ => return Poll::Pending,
+                Some(at) => ready!(this.poll_until(at, cx)),
+                None => return Poll::Pending,
             }
         }
     }
@@ -491,6 +535,7 @@ fn told(
 fn ended(
     serial: Serial,
     began: Tick,
+    hung: bool,
     check: impl Future<Output = (Result<Probed, ProbeFailure>, EndKind)> + Send + 'static,
 ) -> (BoxFuture<'static, Ended>, AbortHandle) {
     let (check, handle) = abortable(check);
@@ -498,7 +543,7 @@ fn ended(
         let (result, kind) = check.await.unwrap_or_else(|_aborted| {
             (Err(ProbeFailure::inconclusive("no longer watched")), EndKind::Aborted)
         });
-        Ended { serial, began, ended: clock(), result, kind }
+        Ended { serial, began, ended: clock(), result, kind, hung }
     };
     (check.boxed(), handle)
 }

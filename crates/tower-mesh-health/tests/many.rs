@@ -59,3 +59,37 @@ async fn they_are_spread_in_time_and_each_keeps_its_pace() {
 async fn without_a_spread_they_begin_together() {
     assert_eq!(peak(&asked(HealthConfig::builder()).await), ENDPOINTS);
 }
+
+/// Hangs if the endpoint's number is even, and counts the others.
+#[derive(Clone, Default)]
+struct HalfHangs(Arc<Mutex<HashMap<u32, u32>>>);
+
+impl Probe for HalfHangs {
+    async fn probe(&self, endpoint: &EndpointHandle) -> Result<Probed, ProbeFailure> {
+        let number: u32 = endpoint.id().as_str().split_once(':').unwrap().1.parse().unwrap();
+        if number.is_multiple_of(2) {
+            return std::future::pending().await;
+        }
+        *self.0.lock().unwrap().entry(number).or_default() += 1;
+        Ok(Probed::Healthy)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn however_many_hang_those_that_answer_are_checked_in_time() {
+    let probe = HalfHangs::default();
+    let config = HealthConfig::builder().jitter(0.0).max_concurrent(8).build().unwrap();
+    let (health, mut prober) = HealthLayer::new(config, probe.clone());
+    let fleet: Vec<_> = (0..400).map(|i| EndpointHandle::new(format!("e:{i}").parse().unwrap())).collect();
+    for endpoint in &fleet {
+        health.watching(endpoint);
+    }
+    // At first nobody knows who hangs.
+    assert!(timeout(Duration::from_secs(60), &mut prober).await.is_err());
+    probe.0.lock().unwrap().clear();
+    assert!(timeout(Duration::from_secs(51), &mut prober).await.is_err());
+    let counts = probe.0.lock().unwrap();
+    assert!(counts.len() == 200 && counts.values().all(|&count| count >= 10), "each every 5 s: {counts:?}");
+    let last: Vec<_> = health.status().iter().filter_map(|status| status.last_rtt()).collect();
+    assert_eq!(last.iter().filter(|rtt| **rtt == Duration::from_secs(1)).count(), 200, "and they are too");
+}

@@ -7,13 +7,13 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::{AbortHandle, BoxFuture, abortable};
+use futures_util::future::{AbortHandle, BoxFuture};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::Sleep;
-use tower_mesh_core::probe::{ProbeFailure, ProbeStream, Probed};
+use tower_mesh_core::probe::ProbeStream;
 use tower_mesh_core::{CallCounts, EndpointHandle, LiveReader, Probe, Reason, Tick};
 
+use crate::check::{self, AnyProbe, EndKind, Ended};
 use crate::config::HealthConfig;
 use crate::policy::{Calls, HealthState, Machine, Sample, lengthen};
 use crate::registry::{Registration, Serial, Shared};
@@ -145,28 +145,6 @@ enum Phase {
     Streaming(AbortHandle, Tick),
 }
 
-/// A check that is over, or news of a stream.
-struct Ended {
-    serial: Serial,
-    began: Tick,
-    ended: Tick,
-    result: Result<Probed, ProbeFailure>,
-    kind: EndKind,
-    /// Whether the endpoint had hung before.
-    hung: bool,
-}
-
-enum EndKind {
-    /// A check by asking.
-    Asked,
-    /// A stream told this, and goes on.
-    Told(ProbeStream),
-    /// A stream ended with this; whether it had told anything before.
-    StreamOver(bool),
-    /// It was taken back, and has no result.
-    Aborted,
-}
-
 impl Prober {
     pub(crate) fn new(shared: Arc<Shared>, probe: impl Probe) -> Self {
         let mut reader = shared.config.reader();
@@ -295,18 +273,8 @@ impl Prober {
         }
         let (timeout, hung) = (self.config.timeout(), watched.hung);
         let (check, handle) = match self.probe.stream(&endpoint) {
-            Some(stream) => {
-                ended(serial, now, hung, async move { told(bounded(news_of(stream), timeout).await, false) })
-            }
-            None => {
-                let check = bounded(self.probe.clone().check(endpoint), timeout);
-                ended(
-                    serial,
-                    now,
-                    hung,
-                    async move { (check.await.and_then(|result| result), EndKind::Asked) },
-                )
-            }
+            Some(stream) => check::listen(serial, now, hung, stream, timeout),
+            None => check::ask(serial, now, hung, self.probe.clone().check(endpoint), timeout),
         };
         watched.phase = Phase::Checking(handle);
         self.checking_hung += usize::from(watched.hung);
@@ -317,8 +285,7 @@ impl Prober {
     /// Waits for more of a stream that has told something.
     fn follow(&mut self, serial: Serial, stream: ProbeStream, now: Tick) {
         let Some(watched) = self.watched.get_mut(&serial) else { return };
-        let news = async move { told(panicking(news_of(stream)).await, true) };
-        let (news, handle) = ended(serial, now, false, news);
+        let (news, handle) = check::listen_on(serial, now, stream);
         let look_at = now + self.config.interval();
         watched.phase = Phase::Streaming(handle, look_at);
         self.agenda.of(watched.hung).insert((look_at, serial));
@@ -496,71 +463,6 @@ impl fmt::Debug for Prober {
             .field("watched", &self.watched.len())
             .field("checking", &self.checks.len())
             .finish_non_exhaustive()
-    }
-}
-
-/// `check`, over for better or worse within `timeout`, whatever it does short of blocking.
-async fn bounded<T>(check: impl Future<Output = T>, timeout: Duration) -> Result<T, ProbeFailure> {
-    match panicking(tokio::time::timeout(timeout, check)).await? {
-        Ok(result) => Ok(result),
-        Err(_elapsed) => Err(ProbeFailure::unreachable(format!("no answer within {timeout:?}"))),
-    }
-}
-
-async fn panicking<T>(check: impl Future<Output = T>) -> Result<T, ProbeFailure> {
-    let result = AssertUnwindSafe(check).catch_unwind().await;
-    result.map_err(|_panic| ProbeFailure::unreachable("the probe panicked"))
-}
-
-/// What a stream tells next, and the stream.
-async fn news_of(mut stream: ProbeStream) -> (Option<Result<Probed, ProbeFailure>>, ProbeStream) {
-    let news = stream.next().await;
-    (news, stream)
-}
-
-/// What to make of it; `before`: whether the stream had told anything before.
-fn told(
-    news: Result<(Option<Result<Probed, ProbeFailure>>, ProbeStream), ProbeFailure>,
-    before: bool,
-) -> (Result<Probed, ProbeFailure>, EndKind) {
-    match news {
-        Ok((Some(Ok(probed)), stream)) => (Ok(probed), EndKind::Told(stream)),
-        Ok((Some(Err(failure)), stream)) if failure.is_answer() => (Err(failure), EndKind::Told(stream)),
-        Ok((Some(Err(failure)), _)) | Err(failure) => (Err(failure), EndKind::StreamOver(before)),
-        Ok((None, _)) => (Err(ProbeFailure::unreachable("the stream ended")), EndKind::StreamOver(before)),
-    }
-}
-
-/// A check as the prober keeps it.
-fn ended(
-    serial: Serial,
-    began: Tick,
-    hung: bool,
-    check: impl Future<Output = (Result<Probed, ProbeFailure>, EndKind)> + Send + 'static,
-) -> (BoxFuture<'static, Ended>, AbortHandle) {
-    let (check, handle) = abortable(check);
-    let check = async move {
-        let (result, kind) = check.await.unwrap_or_else(|_aborted| {
-            (Err(ProbeFailure::inconclusive("no longer watched")), EndKind::Aborted)
-        });
-        Ended { serial, began, ended: clock(), result, kind, hung }
-    };
-    (check.boxed(), handle)
-}
-
-/// Any [`Probe`], so that neither the layer nor the prober has to name its type.
-trait AnyProbe: Send + Sync {
-    fn check(self: Arc<Self>, endpoint: EndpointHandle) -> BoxFuture<'static, Result<Probed, ProbeFailure>>;
-    fn stream(&self, endpoint: &EndpointHandle) -> Option<ProbeStream>;
-}
-
-impl<P: Probe> AnyProbe for P {
-    fn check(self: Arc<Self>, endpoint: EndpointHandle) -> BoxFuture<'static, Result<Probed, ProbeFailure>> {
-        async move { self.probe(&endpoint).await }.boxed()
-    }
-
-    fn stream(&self, endpoint: &EndpointHandle) -> Option<ProbeStream> {
-        self.watch(endpoint)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod check;
 mod config;
+mod count;
 mod error;
 mod guard;
 mod layer;
@@ -12,6 +13,7 @@ mod status;
 mod watch;
 
 pub use config::{HealthConfig, HealthConfigBuilder, Initial};
+pub use count::{CountGuard, CountLayer, Counted, CountedFuture};
 pub use error::Unhealthy;
 pub use guard::{GuardLayer, Guarded, GuardedFuture};
 pub use layer::HealthLayer;

@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
-use tower_mesh_core::classify::{Origin, Outcome};
+use tower::{Service, ServiceExt, service_fn};
+use tower_layer::Layer;
+use tower_mesh_core::classify::{self, Origin, Outcome, Retry, Verdict};
 use tower_mesh_core::probe::{Probe, ProbeFailure, Probed};
 use tower_mesh_core::{CallEnd, EndpointHandle, Reason, Tick};
 use tower_mesh_health::policy::HealthState;
-use tower_mesh_health::{HealthConfig, HealthConfigBuilder, HealthLayer, Initial, Prober};
+use tower_mesh_health::{CountLayer, HealthConfig, HealthConfigBuilder, HealthLayer, Initial, Prober};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -137,4 +139,43 @@ async fn a_configuration_that_changes_before_the_first_look_leaves_nothing_behin
     health.reload(HealthConfig::default());
     run(&mut prober, MS).await;
     assert_eq!(endpoint.availability(), Default::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_stands_alone_counts_its_own_calls_to_their_end() {
+    let config = HealthConfig::builder().traffic_threshold(0.5).no_traffic_interval(60 * SECOND);
+    let (health, mut prober, _, endpoint) = watched(config);
+    let classifier = classify::by(|result: Result<&u32, _>| match result {
+        Ok(500) => Verdict::failure(Origin::Remote, Retry::Never),
+        Ok(_) => Verdict::SUCCESS,
+        Err(_) => Verdict::failure(Origin::Local, Retry::Never),
+    });
+    let inner = service_fn(|status: u32| async move {
+        match status {
+            0 => std::future::pending().await,
+            1 => Err(std::io::Error::other("reset")),
+            status => Ok(status),
+        }
+    });
+    let service = (health.guarding(&endpoint), CountLayer::new(&endpoint, classifier)).layer(inner);
+    run(&mut prober, 30 * SECOND).await;
+    let checked = health.status()[0].last_checked();
+    for status in [200, 200, 200, 200, 500, 500, 500, 1, 1, 1] {
+        let _ = service.clone().oneshot(status).await;
+    }
+    {
+        let mut service = service.clone();
+        let hangs = service.ready().await.unwrap().call(0);
+        assert_eq!(endpoint.counts().in_flight(), 1);
+        drop(hangs);
+    }
+    let counts = endpoint.counts();
+    assert_eq!((counts.succeeded, counts.failed, counts.abandoned, counts.in_flight()), (4, 6, 1, 0));
+    assert_eq!(checked, health.status()[0].last_checked(), "nobody had called it, so it is seldom checked");
+    run(&mut prober, 31 * SECOND).await;
+    let status = &health.status()[0];
+    assert_eq!(status.verdict(), HealthState::Degraded);
+    assert_eq!(status.reasons(now()), ["probe: passed, 1 s ago", "calls: 6 of 10 failed, 1 s ago"]);
+    run(&mut prober, 5 * SECOND).await;
+    assert_eq!(health.status()[0].verdict(), HealthState::Healthy, "called, it is checked at the usual pace");
 }

@@ -150,3 +150,15 @@ async fn status_tells_how_every_endpoint_and_every_service_is_and_why() {
     assert!(why.starts_with(first) && why.contains("failed") && why.ends_with(" and 1 more"), "{why}");
     assert!(why.contains("connection refused, ") && why.contains(" s ago)"), "{why}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_list_in_the_file_stays_good_however_old_it_grows() {
+    let config = "[services.users]\nendpoints = [\"a:1\"]\ndiscovery.max_stale = \"10s\"";
+    let mesh = Mesh::builder().config_toml(config).build().unwrap();
+    let service = mesh.service("users").unwrap().connect(|_: &EndpointHandle| service_fn(answer));
+    mesh.start().await.unwrap();
+    sleep(Duration::from_secs(3600)).await;
+    assert_eq!(service.oneshot(query("a")).await.unwrap(), Rows("a".into()));
+    assert_eq!(mesh.status().services[0].discovery, "current");
+    assert_eq!(mesh.shutdown(Duration::ZERO).await.tasks, 1, "and it ends with the mesh");
+}

@@ -43,7 +43,7 @@ const ADOPTED: &[Adopted] = &adopted! {
     deadlines: grpc_timeout_decode, grpc_timeout_encode_truncate;
     discovery: stabilize, envoy_matrix;
     ewma: ema, ewma_linkerd, peak_ewma_load, peak_ewma_trace, peak_ewma_property, load_bias;
-    health: hc_trace, hc_jitter;
+    health: hc_trace, hc_jitter, grpc_health_watch;
     outlier: sr_threshold, sweep, ejection_cap, consecutive, ejection_timeline, ejection_durations, ejection_jitter, grpc_ejection_duration, hc_unejects_outlier;
     hedging: hedge_timeline;
     pick: p2c_distinct;

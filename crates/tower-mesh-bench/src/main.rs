@@ -1,11 +1,13 @@
 //! Overhead per call: the whole stack and its parts, beside the floor (what no balancer can do without) and beside tower's
-//! retry > timeout > buffer > P2C, in one run; then what an update with one change costs, and what an endpoint keeps in memory.
+//! retry > timeout > buffer > P2C, in one run; then what an update with one change costs, and what an endpoint keeps in memory; and what checking the
+//! health of many endpoints costs, in processor time and in bursts. `--only` names what is measured: stacks, `updates`, `health`.
 //!
-//! `cargo run --release -p tower-mesh-bench -- [--json FILE] [--only STACK,…] [--threads N] [--endpoints N] [--calls N] [--rounds N]`
+//! `cargo run --release -p tower-mesh-bench -- [--json FILE] [--only NAME,…] [--threads N] [--endpoints N] [--calls N] [--rounds N]`
 //!
 //! Machines are noisy, so every round measures all stacks in turn and the ratios are medians of the ratios within a round.
 
 mod floor;
+mod health;
 mod inner;
 mod measure;
 mod mesh;
@@ -23,7 +25,7 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(message) => {
             eprintln!(
-                "{message}\nusage: tower-mesh-bench [--json FILE] [--only STACK,…] [--threads N] [--endpoints N] [--calls N] [--rounds N]"
+                "{message}\nusage: tower-mesh-bench [--json FILE] [--only NAME,…] [--threads N] [--endpoints N] [--calls N] [--rounds N]"
             );
             return ExitCode::from(2);
         }
@@ -34,8 +36,11 @@ fn main() -> ExitCode {
             report.add(&settings, threads, endpoints);
         }
     }
-    if settings.wants_updates() {
+    if settings.wants(measure::UPDATES) {
         report.add_updates(&settings, 10_000);
+    }
+    if settings.wants(measure::HEALTH) {
+        report.add_health();
     }
     report.print();
     match &settings.json {

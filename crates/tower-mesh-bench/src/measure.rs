@@ -13,12 +13,12 @@ use tower_service::Service;
 
 use crate::floor::Floor;
 use crate::inner::Request;
-use crate::{ALLOCATOR, mesh, peers};
+use crate::{ALLOCATOR, health, mesh, peers};
 
 /// What the command line says.
 pub(crate) struct Settings {
     pub(crate) json: Option<PathBuf>,
-    /// Measure these stacks alone, beside the floor, and no update.
+    /// Measure these alone.
     only: Vec<String>,
     pub(crate) threads: Vec<usize>,
     pub(crate) endpoints: Vec<usize>,
@@ -49,20 +49,28 @@ impl Settings {
                 _ => return Err(format!("unknown argument {flag}")),
             }
         }
-        if let Some(unknown) = settings.only.iter().find(|name| !STACKS.contains(&name.as_str())) {
-            return Err(format!("no stack is called {unknown:?}; there are {}", STACKS.join(", ")));
+        if let Some(unknown) =
+            settings.only.iter().find(|name| !is_stack(name) && ![UPDATES, HEALTH].contains(&name.as_str()))
+        {
+            let known = STACKS.join(", ");
+            return Err(format!("nothing is called {unknown:?}; there are {known}, {UPDATES} and {HEALTH}"));
         }
         Ok(settings)
     }
 
-    pub(crate) fn wants_updates(&self) -> bool {
-        self.only.is_empty()
+    /// Whether a stack or a section is to be measured. Ratios need the floor, whatever else is.
+    pub(crate) fn wants(&self, name: &str) -> bool {
+        let named = |wanted: &String| wanted == name || (name == "floor" && is_stack(wanted));
+        self.only.is_empty() || self.only.iter().any(named)
     }
+}
 
-    /// Ratios need the floor, whatever else is measured.
-    fn wants(&self, stack: &str) -> bool {
-        self.only.is_empty() || stack == "floor" || self.only.iter().any(|name| name == stack)
-    }
+/// The sections beside the stacks: what an update costs, and what checking the health of endpoints costs.
+pub(crate) const UPDATES: &str = "updates";
+pub(crate) const HEALTH: &str = "health";
+
+fn is_stack(name: &str) -> bool {
+    STACKS.contains(&name)
 }
 
 fn number(flag: &str, value: String) -> Result<usize, String> {
@@ -91,6 +99,7 @@ struct Row {
 pub(crate) struct Report {
     stacks: Vec<Row>,
     updates: Vec<mesh::Update>,
+    health: Vec<health::Row>,
 }
 
 /// What one kind of stack does in one round.
@@ -133,6 +142,46 @@ impl Report {
     }
 
     pub(crate) fn print(&self) {
+        if !self.stacks.is_empty() {
+            self.print_stacks();
+        }
+        if !self.updates.is_empty() {
+            self.print_updates();
+        }
+        if !self.health.is_empty() {
+            self.print_health();
+        }
+    }
+
+    fn print_health(&self) {
+        println!(
+            "\n{:<10} {:>9} {:>11} {:>7} {:>9} {:>9} {:>11} {:>11}",
+            "probe",
+            "endpoints",
+            "interval ms",
+            "probes",
+            "us/probe",
+            "% of core",
+            "mean /10ms",
+            "peak /10ms"
+        );
+        let or_unknown = |figure: Option<f64>| figure.map_or("?".to_owned(), |figure| format!("{figure:.2}"));
+        for row in &self.health {
+            println!(
+                "{:<10} {:>9} {:>11} {:>7} {:>9} {:>9} {:>11.1} {:>11}",
+                row.probe,
+                row.endpoints,
+                row.interval_ms,
+                row.probes,
+                or_unknown(row.us_per_probe),
+                or_unknown(row.cpu_percent),
+                row.mean_per_10ms,
+                row.peak_per_10ms
+            );
+        }
+    }
+
+    fn print_stacks(&self) {
         println!(
             "{:<18} {:>7} {:>9} {:>9} {:>9} {:>9} {:>8}",
             "stack", "threads", "endpoints", "ns/call", "x floor", "x tower", "allocs"
@@ -149,6 +198,9 @@ impl Report {
                 row.allocs
             );
         }
+    }
+
+    fn print_updates(&self) {
         println!(
             "\n{:<18} {:>9} {:>12} {:>16} {:>14}",
             "one change", "endpoints", "us/update", "longest call us", "bytes/endpoint"
@@ -159,6 +211,11 @@ impl Report {
                 row.algorithm, row.endpoints, row.us, row.longest_call_us, row.bytes
             );
         }
+    }
+
+    /// Measures what checking costs.
+    pub(crate) fn add_health(&mut self) {
+        self.health = health::rows(Duration::from_secs(5));
     }
 
     /// Measures what an update of `endpoints` endpoints with one change costs, by algorithm.

@@ -63,7 +63,12 @@ struct Attached {
     kept: Vec<Arc<dyn Any + Send + Sync>>,
     /// Of an ejected endpoint: probes that began after this end it. None: no probe does.
     recovers_after: Option<Tick>,
+    /// Whom to tell that probes have found it down.
+    down_listeners: Vec<Weak<DownListener>>,
 }
+
+/// Who is told that an endpoint is down by its probes.
+pub type DownListener = dyn Fn() + Send + Sync;
 
 /// All that a pick reads and a call writes, in one cache line.
 #[repr(align(64))]
@@ -152,6 +157,25 @@ impl EndpointHandle {
     /// go: a [`WeakEndpoint`] is for that. What is attached twice is kept twice.
     pub fn attach(&self, state: Arc<impl Any + Send + Sync>) {
         self.cold().attached.get_or_insert_default().kept.push(state);
+    }
+
+    /// Has `listener` told each time that active probes have found the endpoint down; for what keeps idle connections to it. Kept as long as the caller keeps
+    /// it. It runs on the prober's task and should be quick.
+    pub fn on_down(&self, listener: &Arc<DownListener>) {
+        let mut cold = self.cold();
+        let listeners = &mut cold.attached.get_or_insert_default().down_listeners;
+        listeners.retain(|listener| listener.strong_count() > 0);
+        listeners.push(Arc::downgrade(listener));
+    }
+
+    /// Tells them, under no lock. For whoever probes, after [`Reason::ProbeDown`] is set.
+    pub fn tell_down(&self) {
+        let listeners = self.cold().attached.as_ref().map(|attached| attached.down_listeners.clone());
+        for listener in listeners.iter().flatten() {
+            if let Some(listener) = listener.upgrade() {
+                listener();
+            }
+        }
     }
 
     /// A reference that does not keep the record.
@@ -583,6 +607,33 @@ mod tests {
         assert_eq!(handle.availability(), Availability::FULL, "a weight is no reason");
         handle.hint_recovery(now + seconds(1));
         assert_eq!(handle.load(now, tau()), 0.0);
+    }
+
+    #[test]
+    fn who_listens_is_told_as_long_as_it_is_there_and_may_use_the_record() {
+        let (handle, _) = handle();
+        let told = Arc::new(AtomicU32::new(0));
+        let listener = |told: &Arc<AtomicU32>| -> Arc<DownListener> {
+            let (told, of) = (told.clone(), handle.downgrade());
+            Arc::new(move || {
+                // Were it told under the lock of the record, this would hang.
+                of.upgrade().unwrap().endpoint();
+                told.fetch_add(1, Ordering::Relaxed);
+            })
+        };
+        let (first, second) = (listener(&told), listener(&told));
+        handle.on_down(&first);
+        handle.on_down(&second);
+        handle.tell_down();
+        assert_eq!(told.load(Ordering::Relaxed), 2);
+        drop(first);
+        handle.tell_down();
+        assert_eq!(told.load(Ordering::Relaxed), 3);
+        for _ in 0..100 {
+            handle.on_down(&listener(&told));
+        }
+        let kept = handle.cold().attached.as_ref().unwrap().down_listeners.len();
+        assert!(kept <= 2, "{kept}: who is gone is forgotten");
     }
 
     #[test]

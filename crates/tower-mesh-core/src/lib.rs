@@ -27,7 +27,7 @@ pub use classify::Classify;
 pub use context::{CallContext, CallScope, DropReason, Tried};
 pub use endpoint::{Endpoint, EndpointId, InvalidEndpoint};
 pub use error::BoxError;
-pub use handle::{CallCounts, CallEnd, EndpointHandle, LatencyEpoch, WeakEndpoint};
+pub use handle::{CallCounts, CallEnd, DownListener, EndpointHandle, LatencyEpoch, WeakEndpoint};
 pub use live::{Live, LiveReader};
 pub use name::{InvalidName, ServiceName};
 pub use operation::Operation;

@@ -4,7 +4,33 @@ use std::time::Duration;
 use tower_mesh_core::Ratio;
 use tower_mesh_core::error::{InvalidConfig, Mistakes};
 
-use crate::policy::Cadence;
+use crate::policy::{Cadence, HealthState};
+
+/// What is taken for granted of an endpoint until its first check has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Initial {
+    /// Nothing; it may be picked.
+    #[default]
+    Unknown,
+    /// That it is well.
+    Healthy,
+    /// That it is down: no calls before a check has passed.
+    Unhealthy,
+}
+
+impl Initial {
+    /// Each with its name in configurations.
+    pub const ALL: [(&'static str, Self); 3] =
+        [("unknown", Self::Unknown), ("healthy", Self::Healthy), ("unhealthy", Self::Unhealthy)];
+
+    pub(crate) const fn state(self) -> HealthState {
+        match self {
+            Self::Unknown => HealthState::Unknown,
+            Self::Healthy => HealthState::Healthy,
+            Self::Unhealthy => HealthState::Unhealthy,
+        }
+    }
+}
 
 /// How endpoints are checked. Defaults are in the [crate page](crate).
 ///
@@ -28,6 +54,10 @@ pub struct HealthConfig {
     healthy_edge_interval: Option<Duration>,
     unhealthy_edge_interval: Option<Duration>,
     no_traffic_interval: Option<Duration>,
+    unknown_interval: Duration,
+    initial: Initial,
+    traffic_threshold: Option<Ratio>,
+    traffic_min_calls: NonZeroU32,
     timeout: Duration,
     rise: NonZeroU32,
     fall: NonZeroU32,
@@ -72,6 +102,26 @@ impl HealthConfig {
         self.no_traffic_interval.unwrap_or(self.interval)
     }
 
+    /// The same while no check has told anything yet.
+    pub fn unknown_interval(&self) -> Duration {
+        self.unknown_interval
+    }
+
+    /// What is taken for granted until the first check has ended.
+    pub fn initial(&self) -> Initial {
+        self.initial
+    }
+
+    /// The share of failed calls from which an endpoint is degraded; none: calls are not looked at.
+    pub fn traffic_threshold(&self) -> Option<Ratio> {
+        self.traffic_threshold
+    }
+
+    /// From how many calls on their failures are looked at.
+    pub fn traffic_min_calls(&self) -> u32 {
+        self.traffic_min_calls.get()
+    }
+
     /// How long one check may take.
     pub fn timeout(&self) -> Duration {
         self.timeout
@@ -113,6 +163,7 @@ impl HealthConfig {
             healthy_edge_interval: self.healthy_edge_interval(),
             unhealthy_edge_interval: self.unhealthy_edge_interval(),
             no_traffic_interval: self.no_traffic_interval(),
+            unknown_interval: self.unknown_interval,
         }
     }
 
@@ -137,6 +188,10 @@ pub struct HealthConfigBuilder {
     healthy_edge_interval: Option<Duration>,
     unhealthy_edge_interval: Option<Duration>,
     no_traffic_interval: Option<Duration>,
+    unknown_interval: Duration,
+    initial: Initial,
+    traffic_threshold: Option<f64>,
+    traffic_min_calls: u32,
     timeout: Duration,
     rise: u32,
     fall: u32,
@@ -153,6 +208,10 @@ impl Default for HealthConfigBuilder {
             healthy_edge_interval: None,
             unhealthy_edge_interval: None,
             no_traffic_interval: None,
+            unknown_interval: Duration::from_secs(1),
+            initial: Initial::Unknown,
+            traffic_threshold: None,
+            traffic_min_calls: 10,
             timeout: Duration::from_secs(1),
             rise: 2,
             fall: 3,
@@ -197,6 +256,33 @@ impl HealthConfigBuilder {
         self
     }
 
+    /// The same while no check has told anything yet, because none could be made. 1 ms to a day; default 1 s.
+    pub fn unknown_interval(mut self, interval: Duration) -> Self {
+        self.unknown_interval = interval;
+        self
+    }
+
+    /// What is taken for granted of an endpoint until its first check has ended, which decides at once. Default unknown.
+    pub fn initial(mut self, initial: Initial) -> Self {
+        self.initial = initial;
+        self
+    }
+
+    /// An endpoint that passes its checks is degraded all the same, until the next check, if since the one before at least this share of its calls failed:
+    /// calls see what a check does not. Over 0, up to 1; default none: calls are not looked at.
+    ///
+    /// What failed is what the balancer's classifier says. Its circuit breaker, if it has one, takes it out by rules of its own.
+    pub fn traffic_threshold(mut self, share: f64) -> Self {
+        self.traffic_threshold = Some(share);
+        self
+    }
+
+    /// From how many calls between two checks on their failures are looked at. At least 1; default 10.
+    pub fn traffic_min_calls(mut self, calls: u32) -> Self {
+        self.traffic_min_calls = calls;
+        self
+    }
+
     /// How long one check may take; then it counts as unreachable. 1 ms to a day; default 1 s.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -228,7 +314,8 @@ impl HealthConfigBuilder {
         self
     }
 
-    /// Checks that run at once, at most; the others wait their turn. 1 to 65 536; default 64.
+    /// Checks that run at once, at most; the others wait their turn. Endpoints whose latest check ran into its time limit take at most half of the places, or
+    /// the only one, so that they do not delay the others. 1 to 65 536; default 64.
     pub fn max_concurrent(mut self, checks: usize) -> Self {
         self.max_concurrent = checks;
         self
@@ -252,6 +339,7 @@ impl HealthConfigBuilder {
         duration("healthy_edge_interval", self.healthy_edge_interval, millisecond);
         duration("unhealthy_edge_interval", self.unhealthy_edge_interval, millisecond);
         duration("no_traffic_interval", self.no_traffic_interval, millisecond);
+        duration("unknown_interval", Some(self.unknown_interval), millisecond);
         duration("timeout", Some(self.timeout), millisecond);
         duration("initial_spread", Some(self.initial_spread), Duration::ZERO);
         let mut count = |field: &str, found: u32| {
@@ -261,6 +349,14 @@ impl HealthConfigBuilder {
             })
         };
         let (rise, fall) = (count("rise", self.rise), count("fall", self.fall));
+        let traffic_min_calls = count("traffic_min_calls", self.traffic_min_calls);
+        let traffic_threshold = self.traffic_threshold.and_then(|share| match Ratio::new(share) {
+            Ok(share) if share > Ratio::ZERO => Some(share),
+            _ => {
+                check.unless(false, "traffic_threshold", share, "over 0, up to 1");
+                None
+            }
+        });
         let jitter = Ratio::new(self.jitter).unwrap_or_else(|_| {
             check.unless(false, "jitter", self.jitter, "0 to 1");
             Ratio::ZERO
@@ -279,6 +375,10 @@ impl HealthConfigBuilder {
             healthy_edge_interval: self.healthy_edge_interval,
             unhealthy_edge_interval: self.unhealthy_edge_interval,
             no_traffic_interval: self.no_traffic_interval,
+            unknown_interval: self.unknown_interval,
+            initial: self.initial,
+            traffic_threshold,
+            traffic_min_calls,
             timeout: self.timeout,
             rise,
             fall,
@@ -303,10 +403,13 @@ mod tests {
             .healthy_edge_interval(Duration::ZERO)
             .unhealthy_edge_interval(Duration::from_nanos(1))
             .no_traffic_interval(Duration::ZERO)
+            .unknown_interval(Duration::ZERO)
             .timeout(Duration::ZERO)
             .initial_spread(Duration::MAX)
             .rise(0)
             .fall(0)
+            .traffic_threshold(0.0)
+            .traffic_min_calls(0)
             .jitter(f64::NAN)
             .max_concurrent(0)
             .build()
@@ -320,10 +423,13 @@ mod tests {
                 "healthy_edge_interval",
                 "unhealthy_edge_interval",
                 "no_traffic_interval",
+                "unknown_interval",
                 "timeout",
                 "initial_spread",
                 "rise",
                 "fall",
+                "traffic_min_calls",
+                "traffic_threshold",
                 "jitter",
                 "max_concurrent",
             ]
@@ -339,6 +445,13 @@ mod tests {
             ("healthy_edge_interval", format!("{:?}", config.healthy_edge_interval())),
             ("unhealthy_edge_interval", format!("{:?}", config.unhealthy_edge_interval())),
             ("no_traffic_interval", format!("{:?}", config.no_traffic_interval())),
+            ("unknown_interval", format!("{:?}", config.unknown_interval())),
+            (
+                "traffic_threshold",
+                config.traffic_threshold().map_or("none".to_owned(), |share| share.as_f64().to_string()),
+            ),
+            ("traffic_min_calls", config.traffic_min_calls().to_string()),
+            ("initial", config.initial().state().to_string()),
             ("timeout", format!("{:?}", config.timeout())),
             ("rise", config.rise().to_string()),
             ("fall", config.fall().to_string()),

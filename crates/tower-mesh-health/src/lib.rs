@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
+mod check;
 mod config;
+mod count;
 mod error;
 mod guard;
 mod layer;
@@ -10,7 +12,8 @@ mod registry;
 mod status;
 mod watch;
 
-pub use config::{HealthConfig, HealthConfigBuilder};
+pub use config::{HealthConfig, HealthConfigBuilder, Initial};
+pub use count::{CountGuard, CountLayer, Counted, CountedFuture};
 pub use error::Unhealthy;
 pub use guard::{GuardLayer, Guarded, GuardedFuture};
 pub use layer::HealthLayer;

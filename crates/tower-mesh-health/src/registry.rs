@@ -7,6 +7,7 @@ use futures_util::task::AtomicWaker;
 use tower_mesh_core::{EndpointHandle, EndpointId, Live, Reason, Tick, WeakEndpoint};
 
 use crate::config::HealthConfig;
+use crate::policy::HealthState;
 use crate::status::{EndpointHealth, Report};
 
 /// What the layers and the prober share.
@@ -61,15 +62,22 @@ impl Shared {
         }
         let serial = Serial(registry.next_serial);
         registry.next_serial += 1;
-        // What an earlier registration found is not this one's: it starts unknown.
-        clear_reasons(endpoint);
+        // What an earlier registration found is not this one's: it starts with what is taken for granted. Nothing is if nobody is there to correct it.
+        let undriven = registry.undriven;
+        let initial = if undriven { HealthState::Unknown } else { self.config.snapshot().initial().state() };
+        if initial == HealthState::Unhealthy {
+            endpoint.clear(Reason::Degraded);
+            endpoint.set(Reason::ProbeDown);
+        } else {
+            clear_reasons(endpoint);
+        }
         let registration = Arc::new(Registration {
             serial,
             key: endpoint.key(),
             id: endpoint.id().clone(),
             endpoint: endpoint.downgrade(),
             attached: AtomicBool::new(false),
-            report: Mutex::new(Report::new(now)),
+            report: Mutex::new(Report::new(initial, now)),
             shared: self.clone(),
         });
         let weak = Arc::downgrade(&registration);
@@ -99,7 +107,7 @@ impl Shared {
             if let Some(endpoint) = registration.endpoint() {
                 clear_reasons(&endpoint);
             }
-            *registration.report() = Report::new(now);
+            *registration.report() = Report::new(HealthState::Unknown, now);
         }
     }
 
@@ -115,8 +123,10 @@ impl Shared {
     pub(crate) fn status(&self) -> Vec<EndpointHealth> {
         // Dropping a registration takes the lock, so none is dropped while it is held.
         let there = self.registrations(&self.lock());
-        let health =
-            |there: &Registration| EndpointHealth::new(there.key, there.id.clone(), there.report().clone());
+        let health = |there: &Registration| {
+            let report = there.report().clone();
+            EndpointHealth::new(there.key, there.id.clone(), report, there.endpoint().as_ref())
+        };
         let mut status: Vec<_> = there.iter().map(|there| health(there)).collect();
         status.sort_by(|a, b| a.id().cmp(b.id()));
         status

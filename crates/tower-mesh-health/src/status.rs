@@ -2,10 +2,9 @@ use std::fmt;
 use std::time::Duration;
 
 use tower_mesh_core::probe::{ProbeFailure, Probed};
-use tower_mesh_core::{EndpointHandle, EndpointId, Tick};
+use tower_mesh_core::{Availability, EndpointHandle, EndpointId, Reason, Tick};
 
-use crate::config::HealthConfig;
-use crate::policy::{HealthState, Machine};
+use crate::policy::{Calls, HealthState, Machine, merge, reasons};
 
 /// What the checks say of one endpoint, and why.
 #[derive(Debug, Clone)]
@@ -13,11 +12,17 @@ pub struct EndpointHealth {
     key: u32,
     id: EndpointId,
     report: Report,
+    availability: Availability,
+    /// Whether any call to it has ended well.
+    answered: bool,
 }
 
 impl EndpointHealth {
-    pub(crate) fn new(key: u32, id: EndpointId, report: Report) -> Self {
-        Self { key, id, report }
+    /// `endpoint`: none if its record is gone.
+    pub(crate) fn new(key: u32, id: EndpointId, report: Report, endpoint: Option<&EndpointHandle>) -> Self {
+        let availability = endpoint.map(EndpointHandle::availability).unwrap_or_default();
+        let answered = endpoint.is_some_and(|endpoint| endpoint.counts().succeeded > 0);
+        Self { key, id, report, availability, answered }
     }
 
     /// The [key](EndpointHandle::key) of its record, which tells it from an earlier or later one of the same id.
@@ -30,9 +35,31 @@ impl EndpointHealth {
         &self.id
     }
 
-    /// Its state.
+    /// What its checks say; draining, while it is.
     pub fn state(&self) -> HealthState {
-        self.report.machine.state()
+        match self.availability.contains(Reason::Draining) {
+            true => HealthState::Draining,
+            false => self.report.machine.state(),
+        }
+    }
+
+    /// The one verdict of all that is known: its checks, its calls, and what other layers have said of it. See [`merge`].
+    pub fn verdict(&self) -> HealthState {
+        merge(self.report.machine.state(), self.availability, self.answered)
+    }
+
+    /// All that is known at `now`, in words: "probe: 3 of 3 failed: connection refused, 12 s ago", "calls: 14 of 20 failed, 3 s ago", "circuit: open".
+    pub fn reasons(&self, now: Tick) -> Vec<String> {
+        let ago = |at: Tick| format!("{} s ago", now.since(at).as_secs());
+        let probe = match (&self.report.last, self.last()) {
+            (Some(last), Some(words)) => format!("probe: {words}, {}", ago(last.ended)),
+            _ => "probe: none has ended yet".to_owned(),
+        };
+        let calls = self.report.calls.filter(|_| self.report.failing).map(|(calls, at)| {
+            format!("calls: {} of {} failed, {}", calls.failed, calls.failed + calls.succeeded, ago(at))
+        });
+        let layers = reasons(self.availability).map(str::to_owned);
+        [probe].into_iter().chain(calls).chain(layers).collect()
     }
 
     /// Since when it is in that state: the end of the check that decided it; while unknown, since it was registered.
@@ -117,22 +144,33 @@ pub(crate) struct Report {
     pub(crate) machine: Machine,
     pub(crate) since: Tick,
     pub(crate) last: Option<Last>,
+    /// The calls between the latest two checks, and when they were looked at.
+    pub(crate) calls: Option<(Calls, Tick)>,
+    /// Whether they speak against it.
+    pub(crate) failing: bool,
     /// Rise and fall when the last check was judged.
     thresholds: (u32, u32),
 }
 
 impl Report {
-    pub(crate) fn new(now: Tick) -> Self {
-        Self { machine: Machine::new(), since: now, last: None, thresholds: (0, 0) }
+    pub(crate) fn new(initial: HealthState, now: Tick) -> Self {
+        Self {
+            machine: Machine::assuming(initial),
+            since: now,
+            last: None,
+            calls: None,
+            failing: false,
+            thresholds: (0, 0),
+        }
     }
 
     /// Takes in a check and what `machine` made of it.
-    pub(crate) fn update(&mut self, machine: Machine, last: Last, config: &HealthConfig) {
+    pub(crate) fn update(&mut self, machine: Machine, last: Last, thresholds: (u32, u32)) {
         if machine.state() != self.machine.state() {
             self.since = last.ended;
         }
         self.machine = machine;
-        self.thresholds = (config.rise(), config.fall());
+        self.thresholds = thresholds;
         self.last = Some(last);
     }
 }
@@ -161,6 +199,7 @@ impl fmt::Display for Words<'_> {
             Ok(_) if down => write!(f, "{passes} of {rise} passed"),
             Ok(Probed::Healthy) => f.write_str("passed"),
             Ok(Probed::Degraded) => f.write_str("passed, but asks to be avoided"),
+            Err(failure) if !failure.is_conclusive() => write!(f, "could not be checked: {failure}"),
             Err(failure) if failure.is_answer() => write!(f, "answered no: {failure}"),
             // Down before `fall` was reached, and it did not answer: the first check decided.
             Err(failure) if down && failures < fall => write!(f, "failed from the start: {failure}"),

@@ -14,6 +14,7 @@ fn thresholds_edges_and_intervals_follow_the_trace() {
         unhealthy_edge_interval: ms(3000),
         healthy_edge_interval: ms(4000),
         no_traffic_interval: ms(5000),
+        unknown_interval: Duration::from_secs(1),
     };
     let three = NonZeroU32::new(3).unwrap();
     let mut machine = Machine::starting(HealthState::Healthy);

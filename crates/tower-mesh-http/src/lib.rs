@@ -9,6 +9,7 @@ mod incoming;
 mod outgoing;
 pub mod policy;
 pub mod probe;
+mod renewing;
 mod replay;
 
 pub use authority::{Authority, InvalidAddress, Rewrite, RewriteFuture};
@@ -17,3 +18,4 @@ pub use classifier::Classifier;
 pub use idle::{IdleBody, IdleFuture, IdleTimedOut, IdleTimeout, IdleTimeoutLayer};
 pub use incoming::{Incoming, IncomingFuture, IncomingLayer};
 pub use outgoing::{NoTimeLeft, Outgoing, OutgoingFuture, OutgoingLayer};
+pub use renewing::{Renewed, Renewing};

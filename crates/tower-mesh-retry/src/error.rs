@@ -203,7 +203,8 @@ mod tests {
         let cause: BoxError = Box::new(AttemptTimedOut::new(Duration::from_secs(1)));
         let budget = crate::RetryBudget::new(crate::BudgetConfig::default()).snapshot(crate::timer::clock());
         let attempt = Attempt { reason: FailureReason::Remote, after: Duration::ZERO, endpoint: None };
-        let inner = RetriesExhausted::new(vec![attempt.clone(); 3], StopReason::Attempts, budget, last, cause);
+        let inner =
+            RetriesExhausted::new(vec![attempt.clone(); 3], StopReason::Attempts, budget, last, cause);
         assert_eq!(inner.retry_after(), Some(Duration::from_secs(9)));
         let outer: BoxError = Box::new(RetriesExhausted::new(
             vec![attempt; 2],

@@ -10,9 +10,10 @@ use tower_mesh_core::{Probe, Resolve, ServiceName};
 use tower_mesh_discovery::FixedList;
 use tower_mesh_health::{HealthConfig, HealthLayer, Prober};
 
-use crate::config::{Config, ConfigError, Draft, HealthSettings, ServiceConfig, SourceConfig, path_of};
+use crate::config::{Config, ConfigError, Draft, ProbeSettings, ServiceConfig, SourceConfig, path_of};
 use crate::mesh::Mesh;
 use crate::part::Part;
+use crate::probe;
 use crate::resolver::AnyResolver;
 
 pub(crate) type AnyHealth = (HealthLayer, Prober);
@@ -111,7 +112,7 @@ impl MeshBuilder {
         let mut unused: Vec<_> = probes.keys().filter(|name| !asked_for(name)).collect();
         unused.sort();
         mistakes.extend(unused.into_iter().map(|name| {
-            let allowed = "a probe for a service that has a health table without a path";
+            let allowed = "a probe for a service that has a health table without a probe";
             Mistake::new(format!("probe({name:?})"), "a probe that is not used", allowed)
         }));
         InvalidConfig::check(mistakes)?;
@@ -121,7 +122,7 @@ impl MeshBuilder {
                 SourceConfig::Resolver(resolver) => resolvers[resolver].clone(),
                 SourceConfig::Endpoints(endpoints) => {
                     let list = FixedList::new(endpoints.iter().cloned());
-                    AnyResolver::new(list.expect("a list that was checked names each endpoint once"))
+                    AnyResolver::lasting(list.expect("a list that was checked names each endpoint once"))
                 }
                 #[cfg(feature = "file")]
                 SourceConfig::File(path) => AnyResolver::new(tower_mesh_discovery::FileList::new(path)),
@@ -130,7 +131,7 @@ impl MeshBuilder {
             };
             let health = service.health.as_ref().map(|settings| match probes.remove(name.as_str()) {
                 Some(make) => make(settings.config),
-                None => http_health(settings),
+                None => probe::health(settings),
             });
             (name.clone(), Arc::new(Part::new(name.clone(), service, &resolver, health)))
         });
@@ -155,32 +156,20 @@ fn health_mistake(
     service: &ServiceConfig,
     probes: &HashMap<String, MakeHealth>,
 ) -> Option<Mistake> {
-    match (&service.health.as_ref()?.path, probes.contains_key(name.as_str())) {
+    match (&service.health.as_ref()?.probe, probes.contains_key(name.as_str())) {
         (None, true) => None,
         (None, false) => {
-            Some(Mistake::new("health.path", "nothing", "a path, or a probe given to the builder"))
+            Some(Mistake::new("health", "no probe", "path, http, tcp, grpc, or a probe given to the builder"))
         }
-        (Some(path), true) => {
-            let found = format!("{path:?} beside a probe given to the builder");
-            Some(Mistake::new("health.path", found, "one of the two"))
+        (Some(ProbeSettings { key, .. }), true) => {
+            let found = format!("{key} beside a probe given to the builder");
+            Some(Mistake::new(format!("health.{key}"), found, "one of the two"))
         }
-        (Some(path), false) if cfg!(not(feature = "http")) => {
-            let allowed = "nothing: this build has no HTTP probe (feature http)";
-            Some(Mistake::new("health.path", format_args!("{path:?}"), allowed))
-        }
-        (Some(_), false) => None,
+        (Some(settings), false) => settings.lacks().map(|(what, feature)| {
+            let allowed = format!("nothing: this build has no such probe (feature {feature})");
+            Mistake::new(format!("health.{}", settings.key), what, allowed)
+        }),
     }
-}
-
-#[cfg(feature = "http")]
-fn http_health(settings: &HealthSettings) -> AnyHealth {
-    let path = settings.path.as_deref().expect("a service without a probe of its own has a path");
-    HealthLayer::new(settings.config, tower_mesh_http::probe::get(path))
-}
-
-#[cfg(not(feature = "http"))]
-fn http_health(_settings: &HealthSettings) -> AnyHealth {
-    unreachable!("a path without an HTTP probe is a mistake")
 }
 
 impl fmt::Debug for MeshBuilder {

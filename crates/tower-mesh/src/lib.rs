@@ -8,6 +8,8 @@ mod error;
 mod lifecycle;
 mod mesh;
 mod part;
+mod probe;
+mod readiness;
 mod resolver;
 mod service;
 mod status;
@@ -19,6 +21,7 @@ pub use config::Config;
 pub use error::{Error, ErrorKind};
 pub use lifecycle::{ShutdownReport, StartError};
 pub use mesh::Mesh;
+pub use readiness::{Readiness, Requirement, ServiceState};
 pub use service::{Connected, MeshFuture, MeshService, ServiceHandle, Tower, With};
 pub use status::{
     CircuitStatus, EndpointStatus, HealthStatus, MeshState, MeshStatus, OutlierStatus, RetryStatus,

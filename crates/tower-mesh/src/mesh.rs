@@ -13,6 +13,7 @@ use crate::call::{self, MeshRequest, Registry};
 use crate::error::{Error, ErrorKind};
 use crate::lifecycle::{Lifecycle, ShutdownReport, StartError};
 use crate::part::Part;
+use crate::readiness::Readiness;
 use crate::service::ServiceHandle;
 use crate::status::{MeshState, MeshStatus};
 use crate::under_way::{Counted, UnderWay};
@@ -116,6 +117,17 @@ impl Mesh {
     /// How far it is.
     pub fn state(&self) -> MeshState {
         self.0.lifecycle.state()
+    }
+
+    /// Whether this program should get requests, by what its configuration requires of its services, with reasons: for the endpoint that an orchestrator
+    /// asks. Reading it changes nothing and holds up no call.
+    ///
+    /// An optional service never makes a program unready, nor does an open circuit to a required one, unless the service says `ready_when = "available"`
+    /// and no endpoint of it is left.
+    pub fn readiness(&self) -> Readiness {
+        let status = self.status();
+        let parts = self.0.parts.values().map(|part| (part.required, part.ready_when));
+        Readiness::of(&status, parts)
     }
 
     /// A snapshot of everything. Taking it changes nothing and holds up no call.

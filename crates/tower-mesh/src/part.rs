@@ -12,7 +12,7 @@ use tower_mesh_health::HealthLayer;
 use tower_mesh_retry::{DeadlineLayer, HedgeLayer, RetryBudget, RetryLayer};
 
 use crate::builder::AnyHealth;
-use crate::config::ServiceConfig;
+use crate::config::{ReadyWhen, ServiceConfig};
 use crate::resolver::AnyResolver;
 use crate::under_way::UnderWay;
 
@@ -20,6 +20,7 @@ use crate::under_way::UnderWay;
 pub(crate) struct Part {
     pub(crate) name: ServiceName,
     pub(crate) required: bool,
+    pub(crate) ready_when: ReadyWhen,
     pub(crate) discovery: DiscoveryLayer,
     pub(crate) breaker: BreakerLayer<ByResult>,
     pub(crate) outliers: Option<Outliers>,
@@ -89,6 +90,7 @@ impl Part {
         Self {
             name,
             required: config.required,
+            ready_when: config.ready_when,
             discovery,
             breaker,
             outliers,

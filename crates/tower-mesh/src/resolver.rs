@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream};
 use tower_mesh_core::{Resolve, ResolveError, ServiceName, Update};
 
 /// The updates of any resolver.
@@ -16,6 +16,11 @@ pub(crate) struct AnyResolver(Arc<dyn Fn(&ServiceName) -> Updates + Send + Sync>
 impl AnyResolver {
     pub(crate) fn new(resolver: impl Resolve) -> Self {
         Self(Arc::new(move |service| resolver.resolve(service).boxed()))
+    }
+
+    /// One whose word stays good when it has nothing more to say: a list that nobody is left to change does not grow stale.
+    pub(crate) fn lasting(resolver: impl Resolve) -> Self {
+        Self(Arc::new(move |service| resolver.resolve(service).chain(stream::pending()).boxed()))
     }
 }
 

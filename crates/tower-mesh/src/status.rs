@@ -10,8 +10,10 @@ use tower_mesh_breaker::outlier::MemberStatus;
 use tower_mesh_core::ewma::Decay;
 use tower_mesh_core::{EndpointHandle, EndpointId, Tick};
 use tower_mesh_health::EndpointHealth;
+use tower_mesh_health::policy::{HealthState, merge, reasons};
 
 use crate::part::Part;
+use crate::readiness::{self, ServiceState};
 
 /// How far a mesh is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -64,6 +66,10 @@ pub struct MeshStatus {
 pub struct ServiceStatus {
     /// Its name.
     pub name: String,
+    /// How it is as a whole.
+    pub state: ServiceState,
+    /// Why it is not healthy.
+    pub why: Vec<String>,
     /// Where its resolution stands: `not-driven`, `resolving`, `current`, `stale`, `failed`, `not-found` or `expired`.
     pub discovery: String,
     /// Milliseconds since its source last answered.
@@ -104,6 +110,10 @@ pub struct EndpointStatus {
     pub id: String,
     /// Where it is.
     pub address: String,
+    /// The one verdict of all that is known: `unknown`, `healthy`, `degraded`, `unhealthy` or `draining`. See [`merge`].
+    pub state: String,
+    /// All that is known, in words: its probes, and what speaks against it.
+    pub why: Vec<String>,
     /// Whether ordinary calls go to it.
     pub available: bool,
     /// Why not, and what else is known: the names of [`Reason`](tower_mesh_core::Reason)s.
@@ -192,13 +202,17 @@ fn service(part: &Part, now: Tick) -> ServiceStatus {
         EndpointStatus { outlier, ..endpoint_status(handle, circuit.copied(), health.copied(), decay, now) }
     };
     let budget = part.retry.get_budget().snapshot(now);
+    let endpoints: Vec<_> = discovery.endpoints.iter().map(endpoint).collect();
+    let (state, why) = readiness::aggregate(discovery.state, discovery.last_error.as_deref(), &endpoints);
     ServiceStatus {
         name: part.name.to_string(),
+        state,
+        why,
         discovery: kebab(&discovery.state),
         discovery_age_ms: discovery.updated_at.map(|at| millis(now.since(at))),
         discovery_error: discovery.last_error.map(|error| error.to_string()),
         absent: discovery.absent,
-        endpoints: discovery.endpoints.iter().map(endpoint).collect(),
+        endpoints,
         retry: RetryStatus {
             balance: budget.balance,
             in_flight: budget.in_flight,
@@ -218,11 +232,21 @@ fn endpoint_status(
     now: Tick,
 ) -> EndpointStatus {
     let counts = handle.counts();
+    let availability = handle.availability();
+    let (state, why) = match health {
+        Some(health) => (health.verdict(), health.reasons(now)),
+        None => {
+            let verdict = merge(HealthState::Unknown, availability, counts.succeeded > 0);
+            (verdict, reasons(availability).map(str::to_owned).collect())
+        }
+    };
     EndpointStatus {
         id: handle.id().to_string(),
         address: handle.endpoint().address().to_owned(),
+        state: state.to_string(),
+        why,
         available: handle.is_pickable(now),
-        reasons: handle.availability().reasons().map(|reason| reason.as_str()).collect(),
+        reasons: availability.reasons().map(|reason| reason.as_str()).collect(),
         circuit: circuit.map(|circuit| {
             let snapshot = circuit.snapshot(now);
             CircuitStatus {

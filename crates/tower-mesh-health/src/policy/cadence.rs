@@ -15,11 +15,16 @@ pub struct Cadence {
     pub unhealthy_edge_interval: Duration,
     /// While it is up and no call has been sent to it yet.
     pub no_traffic_interval: Duration,
+    /// While no check has told anything yet.
+    pub unknown_interval: Duration,
 }
 
 impl Cadence {
     /// The wait after `step`; `traffic` is whether the endpoint has been called at all.
     pub fn after(&self, step: Step, traffic: bool) -> Duration {
+        if !step.decided {
+            return self.unknown_interval;
+        }
         let down = step.to == HealthState::Unhealthy;
         match (down, step.pending) {
             (true, true) => self.healthy_edge_interval,
@@ -28,6 +33,16 @@ impl Cadence {
             (false, false) if !traffic => self.no_traffic_interval,
             (false, false) => self.interval,
         }
+    }
+
+    /// The longest wait before a stream of news is opened again, unless `unhealthy_interval` is longer.
+    pub const MAX_REOPEN: Duration = Duration::from_secs(120);
+
+    /// The wait after a stream of news before another is opened: `unhealthy_interval`, doubled for each of the `in_vain` streams right before it that
+    /// told nothing, up to [`MAX_REOPEN`](Self::MAX_REOPEN). As in gRFC A17, any news starts it anew.
+    pub fn reopen(&self, in_vain: u32) -> Duration {
+        let doubled = self.unhealthy_interval.saturating_mul(2_u32.saturating_pow(in_vain));
+        doubled.min(Self::MAX_REOPEN.max(self.unhealthy_interval))
     }
 }
 
@@ -64,10 +79,12 @@ mod tests {
             healthy_edge_interval: Duration::from_secs(4),
             unhealthy_edge_interval: Duration::from_secs(3),
             no_traffic_interval: Duration::from_secs(60),
+            unknown_interval: Duration::from_secs(7),
         };
-        let step = |to, pending| Step { from: to, to, pending };
+        let step = |to, pending| Step { from: to, to, pending, decided: to != HealthState::Unknown };
         for (to, pending, traffic, seconds) in [
             (HealthState::Healthy, false, true, 1),
+            (HealthState::Unknown, false, false, 7),
             (HealthState::Degraded, false, false, 60),
             (HealthState::Healthy, true, false, 3),
             (HealthState::Unhealthy, false, false, 2),
@@ -75,5 +92,8 @@ mod tests {
         ] {
             assert_eq!(cadence.after(step(to, pending), traffic).as_secs(), seconds);
         }
+        let waits: Vec<_> = (0..9).map(|in_vain| cadence.reopen(in_vain).as_secs()).collect();
+        assert_eq!(waits, [2, 4, 8, 16, 32, 64, 120, 120, 120]);
+        assert_eq!(cadence.reopen(u32::MAX), Cadence::MAX_REOPEN);
     }
 }

@@ -15,6 +15,8 @@ pub enum HealthState {
     Degraded,
     /// It is down.
     Unhealthy,
+    /// It is being taken out, and not checked meanwhile. Never what checks say: what else is known of it comes first.
+    Draining,
 }
 
 impl HealthState {
@@ -25,6 +27,7 @@ impl HealthState {
             Self::Healthy => "healthy",
             Self::Degraded => "degraded",
             Self::Unhealthy => "unhealthy",
+            Self::Draining => "draining",
         }
     }
 }
@@ -46,6 +49,8 @@ pub enum Sample {
     Unreachable,
     /// An answer that says no: down at once.
     Refused,
+    /// The check could not be made: moves nothing.
+    Inconclusive,
 }
 
 impl Sample {
@@ -55,7 +60,8 @@ impl Sample {
             Ok(Probed::Healthy) => Self::Passed,
             Ok(Probed::Degraded) => Self::Degraded,
             Err(failure) if failure.is_answer() => Self::Refused,
-            Err(_) => Self::Unreachable,
+            Err(failure) if failure.is_conclusive() => Self::Unreachable,
+            Err(_) => Self::Inconclusive,
         }
     }
 }
@@ -70,23 +76,30 @@ impl Sample {
 ///      └──────────────────────────────────────────────────────────────────────────────────┘
 /// ```
 ///
-/// The first check decides at once. Between healthy and degraded the latest answer decides.
+/// The first check decides at once, whatever was taken for granted before it. Between healthy and degraded the latest answer decides. A check that could not
+/// be made moves nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Machine {
     state: HealthState,
     passes: u32,
     failures: u32,
+    decided: bool,
 }
 
 impl Machine {
     /// Nothing is known.
     pub const fn new() -> Self {
-        Self::starting(HealthState::Unknown)
+        Self::assuming(HealthState::Unknown)
+    }
+
+    /// Nothing is known, and until the first check has ended `state` is taken for granted.
+    pub const fn assuming(state: HealthState) -> Self {
+        Self { state, passes: 0, failures: 0, decided: false }
     }
 
     /// An endpoint of which `state` is known from elsewhere.
     pub const fn starting(state: HealthState) -> Self {
-        Self { state, passes: 0, failures: 0 }
+        Self { decided: true, ..Self::assuming(state) }
     }
 
     /// Takes in what one check said.
@@ -96,7 +109,7 @@ impl Machine {
             Sample::Passed | Sample::Degraded => {
                 self.failures = 0;
                 self.passes = self.passes.saturating_add(1);
-                if from != HealthState::Unhealthy || self.passes >= rise.get() {
+                if !self.decided || from != HealthState::Unhealthy || self.passes >= rise.get() {
                     self.state =
                         if sample == Sample::Passed { HealthState::Healthy } else { HealthState::Degraded };
                 }
@@ -105,12 +118,19 @@ impl Machine {
                 self.passes = 0;
                 self.failures = self.failures.saturating_add(1);
                 let enough = self.failures >= fall.get();
-                if enough || sample == Sample::Refused || from == HealthState::Unknown {
+                if enough || sample == Sample::Refused || !self.decided {
                     self.state = HealthState::Unhealthy;
                 }
             }
+            Sample::Inconclusive => return self.standing(),
         }
-        Step { from, to: self.state, pending: self.is_pending() }
+        self.decided = true;
+        Step { from, ..self.standing() }
+    }
+
+    /// As it stands, with nothing new.
+    pub const fn standing(&self) -> Step {
+        Step { from: self.state, to: self.state, pending: self.is_pending(), decided: self.decided }
     }
 
     /// What the checks say by now.
@@ -131,7 +151,7 @@ impl Machine {
     /// Whether the latest checks point to a change that they are too few for.
     pub const fn is_pending(&self) -> bool {
         match self.state {
-            HealthState::Unknown => false,
+            HealthState::Unknown | HealthState::Draining => false,
             HealthState::Healthy | HealthState::Degraded => self.failures > 0,
             HealthState::Unhealthy => self.passes > 0,
         }
@@ -147,6 +167,8 @@ pub struct Step {
     pub to: HealthState,
     /// Whether the check points to a change that more checks must confirm.
     pub pending: bool,
+    /// Whether any check has told anything yet.
+    pub decided: bool,
 }
 
 impl Step {
@@ -188,6 +210,27 @@ mod tests {
             let mut machine = Machine::new();
             assert_eq!(run(&mut machine, &[sample]), [(state, false)]);
         }
+    }
+
+    #[test]
+    fn the_first_check_decides_whatever_was_assumed_and_one_that_could_not_be_made_does_not() {
+        for assumed in [Unknown, Healthy, Unhealthy] {
+            for (sample, state) in [(Sample::Passed, Healthy), (Sample::Unreachable, Unhealthy)] {
+                let mut machine = Machine::assuming(assumed);
+                assert_eq!(run(&mut machine, &[Sample::Inconclusive]), [(assumed, false)]);
+                assert!(!machine.standing().decided);
+                assert_eq!(run(&mut machine, &[sample]), [(state, false)]);
+                assert!(machine.standing().decided);
+                assert_eq!(run(&mut machine, &[Sample::Inconclusive]), [(state, false)]);
+            }
+        }
+        let mut machine = Machine::starting(Healthy);
+        let samples = [Sample::Unreachable, Sample::Unreachable, Sample::Inconclusive, Sample::Unreachable];
+        assert_eq!(
+            run(&mut machine, &samples),
+            [(Healthy, true), (Healthy, true), (Healthy, true), (Unhealthy, false)],
+            "counts go on over it"
+        );
     }
 
     #[test]

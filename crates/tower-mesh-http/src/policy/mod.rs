@@ -3,6 +3,7 @@
 pub mod chain;
 pub mod error;
 pub mod grpc;
+pub mod grpc_health;
 pub mod retry_after;
 pub mod status;
 pub mod timeout;

@@ -13,7 +13,8 @@
 //! [services.users]
 //! endpoints = ["10.0.0.1:8080", "10.0.0.2:8080"]   # or: resolver = "name of one given to the builder"
 //!                                                  # or: file = "users.toml", watched (feature `file`)
-//! required = true                  # without it, `Mesh::start` does not wait for the service
+//! required = true                  # false: `Mesh::start` does not wait for the service, and `Mesh::readiness` does not go by it
+//! ready_when = "resolved"          # what readiness wants of it; "available": that a call could go to an endpoint now
 //!
 //! [services.users.deadline]        # the whole call
 //! timeout = "15s"
@@ -30,17 +31,39 @@
 //! [services.users.outlier]         # present: outliers among the endpoints are ejected
 //! max_ejection_percent = 30
 //! [services.users.health]          # present: endpoints are probed
-//! path = "/healthz"
+//! path = "/healthz"                # by GET; or one of the tables http, tcp and grpc; or a probe given to the builder
 //! [services.users.discovery]
 //! ready_timeout = "3s"
 //! algorithm = "p2c_ewma"           # p2c_least_request, round_robin, random, ring_hash, maglev
 //! locality = "zone-a"              # where this program stands
 //! ```
 //!
-//! The fields of the tables are those of the layers' configurations:
+//! A probe that is more than a GET has a table of its own:
+//!
+//! ```toml
+//! [services.users.health.http]
+//! path = "/healthz"                # default "/"
+//! method = "GET"                   # HEAD, OPTIONS, POST
+//! expected = [200, "300-399"]      # statuses that mean well; default "200-299"
+//! headers = { host = "users.internal" }
+//! body_contains = "ready"          # default: the body is not looked at
+//! max_body = 65536                 # how many bytes of it, at most
+//! http2 = false                    # feature `http2`
+//! port = 9000                      # this and host: default the endpoint's own
+//! host = "10.0.0.1"
+//! [services.orders.health.tcp]     # whether a connection is accepted
+//! port = 5432                      # and host
+//! [services.billing.health.grpc]   # gRPC's health protocol (feature `http2`)
+//! service = "billing.v1.Billing"   # default "": the server as a whole
+//! watch = false                    # true: a stream stays open, and the server tells every change
+//! port = 9000                      # and host
+//! ```
+//!
+//! The fields of the other tables are those of the layers' configurations:
 //! [`DeadlineConfig`], [`RetryConfig`], [`BudgetConfig`], [`BreakerConfig`], [`OutlierConfig`], [`HealthConfig`], [`DiscoveryConfig`]. Where the mesh's
 //! default differs from the layer's it is told at [`ServiceConfig`].
 
+mod probe;
 mod read;
 mod strict;
 mod tree;
@@ -59,6 +82,9 @@ use tower_mesh_discovery::DiscoveryConfig;
 use tower_mesh_health::HealthConfig;
 use tower_mesh_retry::{BudgetConfig, DeadlineConfig, HedgeConfig, HedgeConfigBuilder, RetryConfig};
 
+pub(crate) use self::probe::ProbeSettings;
+#[cfg(feature = "http")]
+pub(crate) use self::probe::{HttpSettings, ProbeKind};
 use self::strict::Tree;
 
 /// The configuration of a mesh. See the [module](self) for its form as a file.
@@ -207,6 +233,7 @@ pub(crate) fn path_of(parent: &str, key: &str) -> String {
 pub struct ServiceConfig {
     pub(crate) source: SourceConfig,
     pub(crate) required: bool,
+    pub(crate) ready_when: ReadyWhen,
     pub(crate) discovery: DiscoveryConfig,
     pub(crate) locality: Option<Arc<str>>,
     pub(crate) deadline: DeadlineConfig,
@@ -216,6 +243,22 @@ pub struct ServiceConfig {
     pub(crate) breaker: BreakerConfig,
     pub(crate) outlier: Option<OutlierConfig>,
     pub(crate) health: Option<HealthSettings>,
+}
+
+/// What a program's own readiness wants of a required service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ReadyWhen {
+    /// Its endpoints are known. If all of them are down the program is degraded, and stays in rotation: taking every caller of a service out because the
+    /// service is down makes a larger failure of it.
+    #[default]
+    Resolved,
+    /// A call could go to one of them now. For a service without which no request can be answered.
+    Available,
+}
+
+impl ReadyWhen {
+    /// Each with its name in configurations.
+    pub const ALL: [(&'static str, Self); 2] = [("resolved", Self::Resolved), ("available", Self::Available)];
 }
 
 /// Where a service's endpoints come from.
@@ -230,8 +273,8 @@ pub(crate) enum SourceConfig {
 #[derive(Debug, Clone)]
 pub(crate) struct HealthSettings {
     pub(crate) config: HealthConfig,
-    /// For an HTTP probe; none if the service's probe is given to the builder.
-    pub(crate) path: Option<String>,
+    /// None if the service's probe is given to the builder.
+    pub(crate) probe: Option<ProbeSettings>,
 }
 
 impl ServiceConfig {
@@ -256,6 +299,7 @@ impl ServiceConfig {
         Self {
             source,
             required: true,
+            ready_when: ReadyWhen::Resolved,
             discovery: DiscoveryConfig::default(),
             locality: None,
             deadline: DeadlineConfig::default(),
@@ -278,9 +322,16 @@ impl ServiceConfig {
         HedgeConfig::builder().max_hedges(0)
     }
 
-    /// Whether [`Mesh::start`](crate::Mesh::start) fails if the service cannot be resolved. Default true.
+    /// Whether [`Mesh::start`](crate::Mesh::start) fails if the service cannot be resolved, and whether
+    /// [`Mesh::readiness`](crate::Mesh::readiness) goes by it at all. Default true.
     pub fn required(mut self, required: bool) -> Self {
         self.required = required;
+        self
+    }
+
+    /// What the program's own readiness wants of the service, if it is required. Default that it is resolved.
+    pub fn ready_when(mut self, ready_when: ReadyWhen) -> Self {
+        self.ready_when = ready_when;
         self
     }
 
@@ -339,14 +390,14 @@ impl ServiceConfig {
 
     /// Probes the endpoints, with the probe that the builder is given for this service.
     pub fn health(mut self, config: HealthConfig) -> Self {
-        self.health = Some(HealthSettings { config, path: None });
+        self.health = Some(HealthSettings { config, probe: None });
         self
     }
 
     /// Probes the endpoints by asking for `path` over HTTP.
     #[cfg(feature = "http")]
     pub fn http_health(mut self, config: HealthConfig, path: impl Into<String>) -> Self {
-        self.health = Some(HealthSettings { config, path: Some(path.into()) });
+        self.health = Some(HealthSettings { config, probe: Some(ProbeSettings::get(path.into())) });
         self
     }
 

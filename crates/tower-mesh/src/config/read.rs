@@ -89,6 +89,28 @@ impl<'a> Table<'a> {
         Some(texts)
     }
 
+    /// The values of a list, whatever they are.
+    pub(super) fn list(&mut self, key: &'static str) -> Option<&'a [Value]> {
+        match self.take(key)? {
+            Value::Array(values) => Some(values),
+            other => self.no(key, other, "a list"),
+        }
+    }
+
+    /// The texts of a table whose fields have names of the user's own; what is no text is left out, and told.
+    pub(super) fn texts_by_name(&mut self, key: &'static str) -> Option<Vec<(&'a str, &'a str)>> {
+        let found = self.take(key)?;
+        let Value::Object(values) = found else { return self.no(key, found, "a table of texts") };
+        let mut texts = Vec::new();
+        for (name, value) in values {
+            match value {
+                Value::String(text) => texts.push((name.as_str(), text.as_str())),
+                other => self.add(Mistake::new(path_of(key, name), shown(other), "a text")),
+            }
+        }
+        Some(texts)
+    }
+
     /// Whether a field is there and holds nothing.
     pub(super) fn is_empty_list(&mut self, key: &'static str) -> bool {
         self.take(key).and_then(Value::as_array).is_some_and(Vec::is_empty)
@@ -200,7 +222,7 @@ impl<'a> Table<'a> {
 }
 
 /// A value as a mistake shows it: whole if it is short, by its kind if it is not.
-fn shown(value: &Value) -> String {
+pub(super) fn shown(value: &Value) -> String {
     match value {
         Value::Object(_) => "a table".to_owned(),
         Value::Array(_) => "a list".to_owned(),

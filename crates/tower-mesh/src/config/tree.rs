@@ -11,14 +11,17 @@ use tower_mesh_core::classify::Origin;
 use tower_mesh_core::error::Mistake;
 use tower_mesh_core::{Endpoint, ServiceName};
 use tower_mesh_discovery::{Algorithm, DiscoveryConfig, DiscoveryConfigBuilder};
-use tower_mesh_health::{HealthConfig, HealthConfigBuilder};
+use tower_mesh_health::{HealthConfig, HealthConfigBuilder, Initial};
 use tower_mesh_retry::{
     BudgetConfig, BudgetConfigBuilder, DeadlineConfig, DeadlineConfigBuilder, GrowthKind, HedgeConfig,
     HedgeConfigBuilder, RetryConfig, RetryConfigBuilder,
 };
 
+use super::probe::ProbeSettings;
 use super::read::Table;
-use super::{AT_LEAST_ONE, Config, Draft, HealthSettings, ServiceConfig, SourceConfig, again, path_of};
+use super::{
+    AT_LEAST_ONE, Config, Draft, HealthSettings, ReadyWhen, ServiceConfig, SourceConfig, again, path_of,
+};
 
 /// Reads a whole tree.
 pub(super) fn read(tree: &Value) -> Draft {
@@ -57,6 +60,11 @@ const ADDRESS: &str = "1 to 1024 bytes without blanks or control characters";
 fn read_service(table: &mut Table<'_>, mut policies: Policies) -> ServiceConfig {
     let mut service = ServiceConfig::new(read_source(table));
     service.required = table.flag("required").unwrap_or(true);
+    match table.word("ready_when", &ReadyWhen::ALL) {
+        Some(ready_when) if service.required => service.ready_when = ready_when,
+        Some(_) => table.mistake("ready_when", "a requirement beside required = false", "one of the two"),
+        None => {}
+    }
     let built = policies.read(table);
     service.discovery = built.discovery;
     service.locality = policies.locality;
@@ -67,7 +75,7 @@ fn read_service(table: &mut Table<'_>, mut policies: Policies) -> ServiceConfig 
     service.breaker = built.breaker;
     service.outlier = policies.ejecting.then_some(built.outlier);
     service.health =
-        policies.probed.then_some(HealthSettings { config: built.health, path: policies.health_path });
+        policies.probed.then_some(HealthSettings { config: built.health, probe: policies.probe });
     service
 }
 
@@ -132,7 +140,7 @@ struct Policies {
     outlier: OutlierConfigBuilder,
     ejecting: bool,
     health: HealthConfigBuilder,
-    health_path: Option<String>,
+    probe: Option<ProbeSettings>,
     probed: bool,
 }
 
@@ -162,7 +170,7 @@ impl Default for Policies {
             outlier: OutlierConfig::builder(),
             ejecting: false,
             health: HealthConfig::builder(),
-            health_path: None,
+            probe: None,
             probed: false,
         }
     }
@@ -299,14 +307,15 @@ impl Policies {
         self.probed |= table.has("health");
         let mut part = table.table("health");
         set!(self.health, part, interval: duration, unhealthy_interval: duration, healthy_edge_interval: duration,
-            unhealthy_edge_interval: duration, no_traffic_interval: duration, timeout: duration, rise: count,
-            fall: count, jitter: number, initial_spread: duration);
+            unhealthy_edge_interval: duration, no_traffic_interval: duration, unknown_interval: duration,
+            timeout: duration, rise: count, fall: count, traffic_threshold: number, traffic_min_calls: count, jitter: number, initial_spread: duration);
         if let Some(max) = part.count("max_concurrent") {
             self.health = self.health.max_concurrent(max as usize);
         }
-        if part.has("path") {
-            self.health_path = Some(part.text("path").unwrap_or_default().to_owned());
+        if let Some(initial) = part.word("initial", &Initial::ALL) {
+            self.health = self.health.initial(initial);
         }
+        self.probe = ProbeSettings::read(&mut part, self.probe.take());
         let health = checked!(part, self.health, Policies::default().health);
         table.absorb(part);
 
@@ -478,8 +487,8 @@ mod tests {
         assert_eq!(b.hedge.percentile(), Some(0.95));
         let health = b.health.as_ref().unwrap();
         assert_eq!(
-            (health.path.as_deref(), health.config.interval()),
-            (Some("/healthz"), Duration::from_millis(250))
+            (health.probe.clone(), health.config.interval()),
+            (Some(ProbeSettings::get("/healthz".into())), Duration::from_millis(250))
         );
     }
 

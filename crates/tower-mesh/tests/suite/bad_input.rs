@@ -53,9 +53,12 @@ fn mistakes(toml: &str) -> Vec<Told> {
     found
 }
 
-const SERVICE_FIELDS: &str = "breaker, budget, deadline, discovery, endpoints, file, health, hedge, outlier, required, resolver, retry";
+const SERVICE_FIELDS: &str = "breaker, budget, deadline, discovery, endpoints, file, health, hedge, outlier, ready_when, required, resolver, retry";
 const A_DURATION: &str = "a duration with a unit, such as \"500ms\", \"2s\" or \"1m\"";
 const AN_ADDRESS: &str = "1 to 1024 bytes without blanks or control characters";
+const A_PROBE: &str = "path, http, tcp, grpc, or a probe given to the builder";
+const A_STATUS: &str = "a status from 100 to 999, or a range of them such as \"200-299\"";
+const A_HOST: &str = "a host name or an IP address, without a port";
 const A_NAME: &str = "1 to 253 ASCII letters, digits and - _ . : / between a letter or digit at each end";
 
 /// Each with the mistakes it makes.
@@ -95,6 +98,21 @@ fn wrong_services() -> Vec<(&'static str, Vec<Told>)> {
                 "\"none\", \"full\", \"equal\", \"decorrelated\", \"proportional\", \"additive\", \"symmetric\"",
             )],
         ),
+        (
+            "resolver = \"dns\"\nready_when = \"up\"",
+            &[("ready_when", "\"up\"", "\"resolved\", \"available\"")],
+        ),
+        (
+            "resolver = \"dns\"\nrequired = false\nready_when = \"available\"",
+            &[("ready_when", "a requirement beside required = false", "one of the two")],
+        ),
+        (
+            "resolver = \"dns\"\nhealth = { path = \"/\", traffic_threshold = 0, traffic_min_calls = 0 }",
+            &[
+                ("health.traffic_min_calls", "0", "at least 1"),
+                ("health.traffic_threshold", "0", "over 0, up to 1"),
+            ],
+        ),
         ("resolver = \"dns\"\nrequired = \"yes\"", &[("required", "\"yes\"", "true or false")]),
         ("resolver = \"dns\"\nretry = 3", &[("retry", "3", "a table")]),
         ("resolver = \"consul\"", &[("resolver", "\"consul\"", "\"dns\", \"list\"")]),
@@ -116,22 +134,109 @@ fn wrong_services() -> Vec<(&'static str, Vec<Told>)> {
             &[("resolver", "resolver beside endpoints", "one of them")],
         ),
         ("required = false", &[("resolver", "nothing", "a resolver, a file, or a list of endpoints")]),
-        (
-            "resolver = \"dns\"\nhealth.interval = \"1s\"",
-            &[("health.path", "nothing", "a path, or a probe given to the builder")],
-        ),
+        ("resolver = \"dns\"\nhealth.interval = \"1s\"", &[("health", "no probe", A_PROBE)]),
         ("resolver = \"dns\"\nhealth.path = 5", &[("health.path", "5", "a text")]),
+        (
+            "resolver = \"dns\"\nhealth.path = \"/\"\nhealth.initial = \"up\"\nhealth.unknown_interval = \"0s\"",
+            &[
+                ("health.initial", "\"up\"", "\"unknown\", \"healthy\", \"unhealthy\""),
+                ("health.unknown_interval", "0ns", "1ms to 86400s"),
+            ],
+        ),
+        (
+            "resolver = \"dns\"\nhealth.http.path = \"/\"\nhealth.tcp.port = 1",
+            &[("health.http", "http beside tcp", "one of path, http, tcp and grpc")],
+        ),
+        (
+            "resolver = \"dns\"\nhealth.http = { pth = \"/\", method = \"PUT\", max_body = 0, body_contains = \"\" }",
+            &[
+                ("health.http.method", "\"PUT\"", "\"GET\", \"HEAD\", \"OPTIONS\", \"POST\""),
+                ("health.http.body_contains", "\"\"", "at least one letter"),
+                ("health.http.max_body", "0", "1 to 16777216"),
+                (
+                    "health.http.pth",
+                    "an unknown field",
+                    "body_contains, expected, headers, host, http2, max_body, method, path, port",
+                ),
+            ],
+        ),
+        (
+            "resolver = \"dns\"\nhealth.http.expected = [200, 99, \"299-200\", \"2xx\", true]",
+            &[
+                ("health.http.expected[1]", "99", A_STATUS),
+                ("health.http.expected[2]", "\"299-200\"", A_STATUS),
+                ("health.http.expected[3]", "\"2xx\"", A_STATUS),
+                ("health.http.expected[4]", "true", A_STATUS),
+            ],
+        ),
+        (
+            "resolver = \"dns\"\nhealth.http.expected = []\nhealth.http.port = 0\nhealth.http.host = \"a:1\"",
+            &[
+                ("health.http.expected", "an empty list", "at least one status"),
+                ("health.http.port", "0", "1 to 65535"),
+                ("health.http.host", "\"a:1\"", A_HOST),
+            ],
+        ),
+        (
+            "resolver = \"dns\"\nhealth.http.headers = { x = 1, \"a b\" = \"c\" }",
+            &[
+                ("health.http.headers.x", "1", "a text"),
+                ("health.http.headers.\"a b\"", "an invalid name", "a header's name"),
+            ],
+        ),
+        (
+            "resolver = \"dns\"\nhealth.http.headers.host = \"a\\nb\"",
+            &[("health.http.headers.host", "\"a\\nb\"", "visible ASCII letters and blanks, up to 4096")],
+        ),
+        (
+            "resolver = \"dns\"\nhealth.http = { method = \"HEAD\", body_contains = \"ok\" }",
+            &[(
+                "health.http.method",
+                "\"HEAD\" beside body_contains",
+                "a method whose answer has a body: GET, OPTIONS, POST",
+            )],
+        ),
+        (
+            "resolver = \"dns\"\nhealth.tcp = { port = 70000, service = \"a\" }",
+            &[
+                ("health.tcp.port", "70000", "1 to 65535"),
+                ("health.tcp.service", "an unknown field", "host, port"),
+            ],
+        ),
+        ("resolver = \"dns\"\nhealth.tcp = true", &[("health.tcp", "true", "a table")]),
         // The resolver is looked for although the service has other mistakes.
         (
             "resolver = \"consul\"\nretry.max_attempts = 0\nhealth.interval = \"1s\"",
             &[
                 ("retry.max_attempts", "0", "1 to 20"),
                 ("resolver", "\"consul\"", "\"dns\", \"list\""),
-                ("health.path", "nothing", "a path, or a probe given to the builder"),
+                ("health", "no probe", A_PROBE),
             ],
         ),
     ];
     cases.iter().map(|(text, expected)| (text.trim_start_matches("a."), expect(expected))).collect()
+}
+
+/// gRPC and HTTP/2 are a matter of the build.
+#[test]
+fn each_mistake_in_a_grpc_probe_is_told_too() {
+    let found = mistakes(
+        "[services.users]\nresolver = \"dns\"\nhealth.grpc = { service = 5, watch = \"yes\", path = \"/\" }\n\
+         [services.well]\nresolver = \"dns\"\nhealth.http.http2 = true",
+    );
+    let mut expected = expect(&[
+        ("services.users.health.grpc.service", "5", "a text"),
+        ("services.users.health.grpc.watch", "\"yes\"", "true or false"),
+        ("services.users.health.grpc.path", "an unknown field", "host, port, service, watch"),
+    ]);
+    if cfg!(not(feature = "http2")) {
+        let allowed = "nothing: this build has no such probe (feature http2)";
+        expected.extend(expect(&[
+            ("services.users.health.grpc", "a probe over HTTP/2", allowed),
+            ("services.well.health.http", "a probe over HTTP/2", allowed),
+        ]));
+    }
+    assert_eq!(found, expected);
 }
 
 fn under(path: &str, told: &[Told]) -> Vec<Told> {
@@ -219,11 +324,11 @@ fn probes_that_do_not_fit_are_told_beside_what_is_wrong_in_the_file() {
         .probe("none", Counting::default())
         .probe("fits", Counting::default())
         .build();
-    let allowed = "a probe for a service that has a health table without a path";
+    let allowed = "a probe for a service that has a health table without a probe";
     let expected = expect(&[
         ("services.fits.health.rise", "0", "at least 1"),
         ("colour", "an unknown field", "defaults, services, start_timeout"),
-        ("services.both.health.path", "\"/healthz\" beside a probe given to the builder", "one of the two"),
+        ("services.both.health.path", "path beside a probe given to the builder", "one of the two"),
         ("services.none.resolver", "\"dns\"", "one that is given to the builder; none is"),
         ("probe(\"none\")", "a probe that is not used", allowed),
     ]);

@@ -29,6 +29,10 @@ fn what_the_page_says_changes_nothing_and_anything_else_does() {
                 let field = key.rsplit('.').next().unwrap();
                 assert!(defaults.contains(&format!("{field}: None")), "{key} in {defaults}");
             }
+            "resolved" => {
+                assert_eq!(said("\"resolved\""), defaults, "{key}");
+                assert_ne!(said("\"available\""), defaults, "{key} has no effect");
+            }
             _ if quoted => {
                 assert_eq!(said(&format!("{value:?}")), defaults, "{key}");
                 assert_ne!(said("\"14s\""), defaults, "{key} has no effect");

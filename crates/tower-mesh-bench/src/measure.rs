@@ -42,10 +42,10 @@ impl Settings {
             match flag {
                 "--json" => settings.json = Some(value()?.into()),
                 "--only" => settings.only.extend(value()?.split(',').map(str::to_owned)),
-                "--threads" => settings.threads = vec![number(flag, value()?)?],
-                "--endpoints" => settings.endpoints = vec![number(flag, value()?)?],
-                "--calls" => settings.calls = number(flag, value()?)? as u64,
-                "--rounds" => settings.rounds = number(flag, value()?)?,
+                "--threads" => settings.threads = vec![number(flag, &value()?)?],
+                "--endpoints" => settings.endpoints = vec![number(flag, &value()?)?],
+                "--calls" => settings.calls = number(flag, &value()?)? as u64,
+                "--rounds" => settings.rounds = number(flag, &value()?)?,
                 _ => return Err(format!("unknown argument {flag}")),
             }
         }
@@ -73,7 +73,7 @@ fn is_stack(name: &str) -> bool {
     STACKS.contains(&name)
 }
 
-fn number(flag: &str, value: String) -> Result<usize, String> {
+fn number(flag: &str, value: &str) -> Result<usize, String> {
     let number = value.parse().ok().filter(|&number| number > 0);
     number.ok_or_else(|| format!("{flag} takes a number of at least 1, not {value:?}"))
 }

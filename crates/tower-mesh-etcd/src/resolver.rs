@@ -3,14 +3,14 @@
 use std::collections::VecDeque;
 use std::fmt;
 
-use etcd_client::{Client, EventType, GetOptions, KeyValue, WatchOptions, WatchStream};
+use etcd_client::{EventType, GetOptions, KeyValue, WatchOptions, WatchStream};
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use tower_mesh_core::backoff::Chance;
 use tower_mesh_core::{Endpoint, Resolve, ResolveError, ServiceName, Update};
 
 use crate::config::EtcdConfig;
-use crate::connections::{Connected, Connections, bounded};
+use crate::connections::{Connections, bounded};
 use crate::error::{EtcdError, EtcdErrorKind};
 use crate::key;
 use crate::policy::known::{Event, Known};
@@ -86,7 +86,7 @@ const MAX_ANSWER: usize = 32 * 1024 * 1024;
 struct Following {
     connections: Connections,
     known: Known,
-    watch: Option<(Connected, WatchStream)>,
+    watch: Option<WatchStream>,
     /// In a row, since a watch began.
     failures: u32,
     said: VecDeque<Result<Update, ResolveError>>,
@@ -119,29 +119,14 @@ impl Following {
     }
 
     fn failed(&mut self, error: EtcdError) {
-        if let Some((connected, _)) = self.watch.take() {
-            self.connections.broken(&connected);
-        }
+        self.watch = None;
         self.failures = self.failures.saturating_add(1);
         self.said.push_back(Err(ResolveError::new(error)));
     }
 
     /// Lists all keys, and watches what happens after that.
     async fn begin(&mut self) -> Result<(), EtcdError> {
-        let mut connected = self.connections.get(self.known.prefix()).await?;
-        match self.begin_on(&mut connected.client).await {
-            Ok(watch) => {
-                self.watch = Some((connected, watch));
-                Ok(())
-            }
-            Err(error) => {
-                self.connections.broken(&connected);
-                Err(error)
-            }
-        }
-    }
-
-    async fn begin_on(&mut self, client: &mut Client) -> Result<WatchStream, EtcdError> {
+        let client = self.connections.get(self.known.prefix()).await?;
         let prefix = self.known.prefix().to_owned();
         let bound = self.connections.config.timeout();
         let end = key::end_of(prefix.as_bytes());
@@ -179,12 +164,13 @@ impl Following {
         let all = all.iter().filter_map(|kv| Some((part(&prefix, kv)?, kv.value())));
         let news = self.known.list(all, more);
         self.say(news.errors, news.updates);
-        Ok(watch)
+        self.watch = Some(watch);
+        Ok(())
     }
 
     /// Waits for the next thing that the watch says.
     async fn listen(&mut self) -> Result<(), EtcdError> {
-        let Some((_, watch)) = &mut self.watch else { return Ok(()) };
+        let Some(watch) = &mut self.watch else { return Ok(()) };
         let prefix = self.known.prefix().to_owned();
         let lost = |why: String| EtcdError::new(&prefix, EtcdErrorKind::Failed, why);
         let message = watch.message().await.map_err(|error| EtcdError::of_client(&prefix, error))?;

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use etcd_client::{LeaseKeepAliveStream, LeaseKeeper, PutOptions};
+use etcd_client::{Client, LeaseKeepAliveStream, LeaseKeeper, PutOptions};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tower_mesh_core::backoff::Chance;
 
 use super::{RegistrationState, RegistrationStatus, Wanted};
-use crate::connections::{Connected, Connections, bounded};
+use crate::connections::{Connections, bounded};
 use crate::error::{EtcdError, EtcdErrorKind};
 
 /// The background work of a [`Registration`](crate::Registration): spawn it, or join it with other drivers. It ends when the key was taken out or could not be.
@@ -103,18 +103,10 @@ impl Driving {
 
     /// Registers, and keeps that up until it is over (`Ok`) or something is wrong.
     async fn hold(&mut self, failures: &mut u32) -> Result<(), EtcdError> {
-        let mut connected = self.connections.get(&self.key).await?;
-        let outcome = self.hold_on(&mut connected, failures).await;
-        if outcome.as_ref().is_err_and(|error| error.kind() != EtcdErrorKind::LeaseLost) {
-            self.connections.broken(&connected);
-        }
-        outcome
-    }
-
-    async fn hold_on(&mut self, connected: &mut Connected, failures: &mut u32) -> Result<(), EtcdError> {
+        let client = self.connections.get(&self.key).await?;
         // Always a new one: the key moves to it from an old one that may still live.
-        let mut lease = self.lease(connected).await?;
-        self.put(connected, lease.id).await?;
+        let mut lease = self.lease(&client).await?;
+        self.put(&client, lease.id).await?;
         *failures = 0;
         self.tell(|status| {
             status.state = RegistrationState::Registered;
@@ -125,7 +117,7 @@ impl Driving {
         tracing::debug!(key = self.key, lease = lease.id, "registered");
         loop {
             if self.is_over() {
-                self.give_back(connected, lease.id).await;
+                self.give_back(&client, lease.id).await;
                 return Ok(());
             }
             tokio::select! {
@@ -134,16 +126,16 @@ impl Driving {
                 () = tokio::time::sleep_until(lease.alive_at + lease.ttl / 3) => self.keep(&mut lease).await?,
                 // An error says that all handles are gone, by which it is over.
                 changed = self.wanted.changed() => if changed.is_ok() {
-                    self.put(connected, lease.id).await?;
+                    self.put(&client, lease.id).await?;
                 },
             }
         }
     }
 
-    async fn lease(&self, connected: &mut Connected) -> Result<Lease, EtcdError> {
+    async fn lease(&self, client: &Client) -> Result<Lease, EtcdError> {
         let (key, config) = (&self.key, &self.connections.config);
         let seconds = config.ttl().as_secs() + u64::from(config.ttl().subsec_nanos() > 0);
-        let mut leases = connected.client.lease_client();
+        let mut leases = client.lease_client();
         let granted = leases.grant(i64::try_from(seconds).unwrap_or(i64::MAX), None);
         let granted = bounded(config.timeout(), key, granted).await?;
         let (id, alive_at) = (granted.id(), Instant::now());
@@ -152,9 +144,9 @@ impl Driving {
         Ok(Lease { id, keeper, answers, ttl, alive_at })
     }
 
-    async fn put(&mut self, connected: &mut Connected, lease: i64) -> Result<(), EtcdError> {
+    async fn put(&mut self, client: &Client, lease: i64) -> Result<(), EtcdError> {
         let Wanted::Value(value) = self.wanted.borrow_and_update().clone() else { return Ok(()) };
-        let mut kv = connected.client.kv_client();
+        let mut kv = client.kv_client();
         let put = kv.put(self.key.as_bytes(), value, Some(PutOptions::new().with_lease(lease)));
         bounded(self.connections.config.timeout(), &self.key, put).await?;
         Ok(())
@@ -194,8 +186,8 @@ impl Driving {
     }
 
     /// Ends the lease, and the key with it.
-    async fn give_back(&self, connected: &mut Connected, lease: i64) {
-        let mut leases = connected.client.lease_client();
+    async fn give_back(&self, client: &Client, lease: i64) {
+        let mut leases = client.lease_client();
         let revoked = bounded(self.connections.config.timeout(), &self.key, leases.revoke(lease)).await;
         self.tell(|status| match revoked {
             Ok(_) => status.state = RegistrationState::Removed,

@@ -7,6 +7,8 @@ mod gate;
 mod server;
 
 mod calls;
+#[cfg(feature = "tls")]
+mod encrypted;
 mod refused;
 mod registering;
 mod watching;

@@ -16,11 +16,23 @@ pub(crate) struct Etcd {
     folder: PathBuf,
     pub(crate) address: SocketAddr,
     peer: SocketAddr,
+    /// What it shows and asks for, if it is encrypted.
+    tls: Option<[PathBuf; 3]>,
 }
 
 impl Etcd {
     /// None where there is no etcd, and that may be.
     pub(crate) async fn start() -> Option<Self> {
+        Self::start_with(None).await
+    }
+
+    /// The same with a certificate, its key, and the authority by which it knows its clients, in PEM.
+    #[cfg(feature = "tls")]
+    pub(crate) async fn start_encrypted(pem: [String; 3]) -> Option<Self> {
+        Self::start_with(Some(pem)).await
+    }
+
+    async fn start_with(pem: Option<[String; 3]>) -> Option<Self> {
         let version =
             Command::new("etcd").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
         if version.is_err() {
@@ -35,9 +47,15 @@ impl Etcd {
             static COUNT: AtomicU32 = AtomicU32::new(0);
             let n = COUNT.fetch_add(1, Ordering::Relaxed);
             let folder = std::env::temp_dir().join(format!("tower-mesh-etcd-{}-{n}", std::process::id()));
-            let mut etcd = Self { process: None, folder, address, peer };
-            fs::create_dir_all(&etcd.folder).unwrap();
-            if etcd.run().await {
+            fs::create_dir_all(&folder).unwrap();
+            let tls = pem.as_ref().map(|pem| {
+                let paths = ["cert.pem", "key.pem", "ca.pem"].map(|name| folder.join(name));
+                paths.iter().zip(pem).for_each(|(path, pem)| fs::write(path, pem).unwrap());
+                paths
+            });
+            let open = tls.is_none();
+            let mut etcd = Self { process: None, folder, address, peer, tls };
+            if etcd.run_until(open).await {
                 return Some(etcd);
             }
         }
@@ -56,13 +74,19 @@ impl Etcd {
 
     async fn run_until(&mut self, open: bool) -> bool {
         let url = |address: SocketAddr| format!("http://{address}");
+        let client_url = self.url();
         let log = fs::File::create(self.folder.join("log")).unwrap();
         let process = Command::new("etcd")
             .arg("--data-dir")
             .arg(self.folder.join("data"))
-            .args(["--listen-client-urls", &url(self.address), "--advertise-client-urls", &url(self.address)])
+            .args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url])
             .args(["--listen-peer-urls", &url(self.peer), "--initial-advertise-peer-urls", &url(self.peer)])
             .args(["--initial-cluster", &format!("default={}", url(self.peer)), "--log-level", "warn"])
+            .args(self.tls.iter().flat_map(|[cert, key, ca]| {
+                [("--cert-file", cert), ("--key-file", key), ("--trusted-ca-file", ca)]
+                    .map(|(flag, path)| format!("{flag}={}", path.display()))
+            }))
+            .args(self.tls.iter().map(|_| "--client-cert-auth"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -101,7 +125,8 @@ impl Etcd {
     }
 
     fn url(&self) -> String {
-        format!("http://{}", self.address)
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
     }
 
     /// A client of the test's own.

@@ -13,6 +13,8 @@
 //! [services.users]
 //! endpoints = ["10.0.0.1:8080", "10.0.0.2:8080"]   # or: resolver = "name of one given to the builder"
 //!                                                  # or: file = "users.toml", watched (feature `file`)
+//!                                                  # or: dns = "users.internal:8080", or "_web._tcp.internal" (feature `dns`)
+//!                                                  # or: etcd = {}, the keys under the service's name (feature `etcd`)
 //! required = true                  # without it, `Mesh::start` does not wait for the service
 //!
 //! [services.users.deadline]        # the whole call
@@ -37,17 +39,35 @@
 //! locality = "zone-a"              # where this program stands
 //! ```
 //!
+//! With `dns` as a table, `name` is that name, and the other fields are those of [`DnsConfig`](https://docs.rs/tower-mesh-dns), as under `defaults.dns`. The table `etcd` has the
+//! fields of [`EtcdConfig`](https://docs.rs/tower-mesh-etcd) but `ttl`; the password of its `user` is never in it but in `password_file`, or in the environment as `password_env`, and certificates
+//! are in `ca_file`, `certificate_file` and `key_file`:
+//!
+//! ```toml
+//! [defaults.etcd]
+//! servers = ["https://10.0.0.5:2379"]
+//! user = "mesh"
+//! password_env = "ETCD_PASSWORD"
+//! [services.users]
+//! etcd = {}
+//! [services.orders.dns]
+//! name = "orders.internal:8080"
+//! servers = ["10.0.0.53:53"]
+//! families = "v4"                  # both, v4, v6
+//! ```
+//!
 //! The fields of the tables are those of the layers' configurations:
 //! [`DeadlineConfig`], [`RetryConfig`], [`BudgetConfig`], [`BreakerConfig`], [`OutlierConfig`], [`HealthConfig`], [`DiscoveryConfig`]. Where the mesh's
 //! default differs from the layer's it is told at [`ServiceConfig`].
 
 mod read;
+mod source;
 mod strict;
 mod tree;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +79,7 @@ use tower_mesh_discovery::DiscoveryConfig;
 use tower_mesh_health::HealthConfig;
 use tower_mesh_retry::{BudgetConfig, DeadlineConfig, HedgeConfig, HedgeConfigBuilder, RetryConfig};
 
+pub(crate) use self::source::SourceConfig;
 use self::strict::Tree;
 
 /// The configuration of a mesh. See the [module](self) for its form as a file.
@@ -218,14 +239,6 @@ pub struct ServiceConfig {
     pub(crate) health: Option<HealthSettings>,
 }
 
-/// Where a service's endpoints come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum SourceConfig {
-    Endpoints(Vec<Endpoint>),
-    Resolver(String),
-    File(PathBuf),
-}
-
 /// Active probes of a service's endpoints.
 #[derive(Debug, Clone)]
 pub(crate) struct HealthSettings {
@@ -248,8 +261,21 @@ impl ServiceConfig {
     /// A service whose endpoints stand in this file, which is watched: see
     /// [`FileList`](tower_mesh_discovery::FileList) for its form. A relative path is taken from the directory that is current when the mesh is built.
     #[cfg(feature = "file")]
-    pub fn from_file(path: impl Into<PathBuf>) -> Self {
+    pub fn from_file(path: impl Into<std::path::PathBuf>) -> Self {
         Self::new(SourceConfig::File(path.into()))
+    }
+
+    /// A service whose endpoints DNS is asked for under `name`: see [`DnsResolver::asking`](tower_mesh_dns::DnsResolver::asking) for its form, which is checked when the mesh is
+    /// built. Services with the same knobs share one resolver.
+    #[cfg(feature = "dns")]
+    pub fn from_dns(name: impl Into<String>, config: tower_mesh_dns::DnsConfig) -> Self {
+        Self::new(SourceConfig::Dns { name: name.into(), config: Box::new(config) })
+    }
+
+    /// A service whose endpoints stand in etcd, under its name. Services with the same knobs share one connection.
+    #[cfg(feature = "etcd")]
+    pub fn from_etcd(config: tower_mesh_etcd::EtcdConfig) -> Self {
+        Self::new(SourceConfig::Etcd(Box::new(config)))
     }
 
     fn new(source: SourceConfig) -> Self {
@@ -362,7 +388,7 @@ impl ServiceConfig {
     }
 }
 
-const AT_LEAST_ONE: &str = "at least one endpoint, a file, or a resolver";
+const AT_LEAST_ONE: &str = "at least one endpoint, or another source";
 
 /// The mistake of an endpoint that stands in the list already.
 fn again(i: usize, endpoint: &Endpoint) -> Mistake {

@@ -1,15 +1,14 @@
 //! Which fields there are, and what becomes of them.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde_json::Value;
 use tower_mesh_breaker::outlier::{Dialect, OutlierConfig, OutlierConfigBuilder};
 use tower_mesh_breaker::{BreakerConfig, BreakerConfigBuilder, OpenDelay, Origins, WindowKind};
+use tower_mesh_core::ServiceName;
 use tower_mesh_core::backoff::Jitter;
 use tower_mesh_core::classify::Origin;
 use tower_mesh_core::error::Mistake;
-use tower_mesh_core::{Endpoint, ServiceName};
 use tower_mesh_discovery::{Algorithm, DiscoveryConfig, DiscoveryConfigBuilder};
 use tower_mesh_health::{HealthConfig, HealthConfigBuilder};
 use tower_mesh_retry::{
@@ -18,7 +17,8 @@ use tower_mesh_retry::{
 };
 
 use super::read::Table;
-use super::{AT_LEAST_ONE, Config, Draft, HealthSettings, ServiceConfig, SourceConfig, again, path_of};
+use super::source::Sources;
+use super::{Config, Draft, HealthSettings, ServiceConfig, path_of};
 
 /// Reads a whole tree.
 pub(super) fn read(tree: &Value) -> Draft {
@@ -36,10 +36,12 @@ pub(super) fn read(tree: &Value) -> Draft {
     let mut defaults = root.table("defaults");
     let mut base = Policies::default();
     base.read(&mut defaults);
+    let mut sources = Sources::default();
+    sources.read_defaults(&mut defaults);
     root.absorb(defaults);
 
     for (name, mut table) in root.named_tables("services") {
-        let service = read_service(&mut table, base.clone());
+        let service = read_service(&mut table, base.clone(), sources.clone());
         root.absorb(table);
         match name.parse::<ServiceName>() {
             Ok(name) => {
@@ -52,10 +54,10 @@ pub(super) fn read(tree: &Value) -> Draft {
 }
 
 const NAME: &str = "1 to 253 ASCII letters, digits and - _ . : / between a letter or digit at each end";
-const ADDRESS: &str = "1 to 1024 bytes without blanks or control characters";
+pub(super) const ADDRESS: &str = "1 to 1024 bytes without blanks or control characters";
 
-fn read_service(table: &mut Table<'_>, mut policies: Policies) -> ServiceConfig {
-    let mut service = ServiceConfig::new(read_source(table));
+fn read_service(table: &mut Table<'_>, mut policies: Policies, sources: Sources) -> ServiceConfig {
+    let mut service = ServiceConfig::new(sources.read(table));
     service.required = table.flag("required").unwrap_or(true);
     let built = policies.read(table);
     service.discovery = built.discovery;
@@ -69,53 +71,6 @@ fn read_service(table: &mut Table<'_>, mut policies: Policies) -> ServiceConfig 
     service.health =
         policies.probed.then_some(HealthSettings { config: built.health, path: policies.health_path });
     service
-}
-
-fn read_source(table: &mut Table<'_>) -> SourceConfig {
-    let resolver = table.text("resolver");
-    let file = table.text("file");
-    let addresses = table.texts("endpoints");
-    let given =
-        ["resolver", "file", "endpoints"].into_iter().filter(|key| table.has(key)).collect::<Vec<_>>();
-    match &*given {
-        [] => table.mistake("resolver", "nothing", "a resolver, a file, or a list of endpoints"),
-        [_] => {}
-        [first, others @ ..] => {
-            let found = format!("{first} beside {}", others.join(" and "));
-            table.mistake(first, found, "one of them");
-        }
-    }
-    if let Some(name) = resolver {
-        return SourceConfig::Resolver(name.to_owned());
-    }
-    if let Some(path) = file {
-        if path.is_empty() {
-            table.mistake("file", "\"\"", "a path");
-        } else if cfg!(not(feature = "file")) {
-            table.mistake(
-                "file",
-                format_args!("{path:?}"),
-                "nothing: this build reads no files (feature file)",
-            );
-        }
-        return SourceConfig::File(path.into());
-    }
-    if table.is_empty_list("endpoints") {
-        table.mistake("endpoints", "an empty list", AT_LEAST_ONE);
-    }
-    let mut endpoints: Vec<Endpoint> = Vec::new();
-    let mut seen = HashSet::new();
-    for (i, address) in addresses.unwrap_or_default() {
-        match address.parse::<Endpoint>() {
-            Ok(endpoint) if seen.insert(endpoint.id().clone()) => endpoints.push(endpoint),
-            Ok(endpoint) => table.add(again(i, &endpoint)),
-            Err(_) => {
-                let found = format!("{:?}", address.chars().take(64).collect::<String>());
-                table.add(Mistake::new(format!("endpoints[{i}]"), found, ADDRESS));
-            }
-        }
-    }
-    SourceConfig::Endpoints(endpoints)
 }
 
 /// The tables of a service under construction.
@@ -176,6 +131,9 @@ macro_rules! set {
         })+
     };
 }
+
+#[cfg(any(feature = "dns", feature = "etcd"))]
+pub(super) use set;
 
 /// What a builder makes; if it refuses, that is told and it is as if nothing had been said: `checked!(table, builder, fresh)`.
 macro_rules! checked {

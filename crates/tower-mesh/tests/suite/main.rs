@@ -12,6 +12,7 @@ mod defaults;
 mod errors;
 mod membership;
 mod shutdown;
+mod sources;
 mod start;
 mod status;
 mod traffic;

@@ -12,12 +12,13 @@ use futures_core::Stream;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::Sleep;
-use tower_mesh_core::{EndpointHandle, ResolveError, ServiceName, Tick, Update};
+use tower_mesh_core::{EndpointHandle, Resolve, ResolveError, ServiceName, Tick, Update};
 
 use crate::balance::clock;
 use crate::config::DiscoveryConfig;
 use crate::members::{Change, Members};
 use crate::policy::retention::{self, Retention};
+use crate::rest::{Asked, Rest, Step};
 use crate::set::{Retired, Subscriber};
 use crate::status::{DiscoveryState, DiscoveryStatus};
 
@@ -30,6 +31,7 @@ pub(crate) struct Source {
     pub(crate) changed: Arc<Notify>,
     /// Told when the layer and its balancers are gone: the driver ends.
     gone: Arc<Notify>,
+    asked: Asked,
 }
 
 struct Known {
@@ -131,6 +133,7 @@ impl Source {
             }),
             changed: Arc::default(),
             gone: Arc::default(),
+            asked: Asked::default(),
         })
     }
 
@@ -171,6 +174,36 @@ impl Source {
     pub(crate) fn state(&self) -> (DiscoveryState, Option<Arc<ResolveError>>) {
         let known = self.known();
         (known.state, known.last_error.clone())
+    }
+
+    /// What is asked of the driver about resting.
+    pub(crate) fn asked(&self) -> &Asked {
+        &self.asked
+    }
+
+    /// A count that grows with calls, and whether any are under way.
+    pub(crate) fn calls(&self) -> (u64, bool) {
+        // A reference to the set, so that no lock is held while so many records are read.
+        let members = self.known().members.clone();
+        members
+            .as_slice()
+            .iter()
+            .map(|member| member.handle.counts())
+            .fold((0, false), |(calls, busy), counts| {
+                (calls + counts.started, busy || counts.in_flight() > 0)
+            })
+    }
+
+    /// The source is not listened to any more.
+    fn rests(&self) {
+        {
+            let mut known = self.known();
+            // Nobody goes while nobody is heard of.
+            known.retention.source(false, clock());
+            known.state = DiscoveryState::Resting;
+        }
+        tracing::debug!(service = self.service.as_str(), "discovery rests");
+        self.changed.notify_waiters();
     }
 
     fn set_driven(&self, driven: bool) {
@@ -305,6 +338,8 @@ impl Source {
             known.state = match known.state {
                 DiscoveryState::Resolving => DiscoveryState::Failed,
                 DiscoveryState::Current => DiscoveryState::Stale,
+                // Woken, but not answered.
+                DiscoveryState::Resting => DiscoveryState::Stale,
                 state => state,
             };
         }
@@ -351,6 +386,7 @@ pin_project_lite::pin_project! {
         reap: Option<Sleep>,
         #[pin]
         tend: Option<Sleep>,
+        rest: Option<Rest<U>>,
         retired: Vec<Retired>,
         handle: DriverHandle,
     }
@@ -366,9 +402,31 @@ impl<U> Driver<U> {
             gone: source.gone.clone().notified_owned(),
             reap: None,
             tend: None,
+            rest: None,
             retired: Vec::new(),
             handle: DriverHandle { source: Arc::downgrade(source), driven: false },
         }
+    }
+}
+
+impl<U: 'static> Driver<U> {
+    /// Lets the service rest: after `after` without calls, noticed up to a quarter of it late, or when [`DiscoveryLayer::rest`](crate::DiscoveryLayer::rest) says so, the stream of
+    /// updates is dropped and the last good set kept. A call that comes then uses that set at once and pays nothing for it; within a second it is noticed, and `resolver`, the one that the layer was made
+    /// with, is asked again. A call that finds no endpoint in that set wakes it at once, and waits for the answer if there are none at all. `after`: `None` is by
+    /// [`rest`](crate::DiscoveryLayer::rest) alone. Default: it never rests.
+    ///
+    /// What waits to be removed stays while it rests, and nothing is given up for its age before the source was asked again.
+    pub fn resting<R>(mut self, resolver: R, after: Option<Duration>) -> Self
+    where
+        R: Resolve<Updates = U>,
+    {
+        if let Some(source) = self.handle.source.upgrade() {
+            let service = source.service.clone();
+            let again = Box::new(move || resolver.resolve(&service));
+            self.rest = Some(Rest::new(again, after, source.asked()));
+            source.asked().possible.store(true, std::sync::atomic::Ordering::Release);
+        }
+        self
     }
 }
 
@@ -384,6 +442,20 @@ where
             return Poll::Ready(());
         }
         this.handle.mark_driven();
+        if let Some(rest) = this.rest {
+            let Some(source) = this.handle.source.upgrade() else {
+                return Poll::Ready(());
+            };
+            while let Some(step) = rest.poll(&source, cx) {
+                match step {
+                    Step::Rest => {
+                        this.updates.set(None);
+                        source.rests();
+                    }
+                    Step::Listen(updates) => this.updates.set(Some(updates)),
+                }
+            }
+        }
         while let Some(updates) = this.updates.as_mut().as_pin_mut() {
             let Poll::Ready(item) = updates.poll_next(cx) else {
                 break;

@@ -20,6 +20,7 @@ mod in_flight;
 mod layer;
 mod members;
 mod plan;
+mod rest;
 mod set;
 mod status;
 

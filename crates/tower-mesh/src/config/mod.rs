@@ -37,6 +37,7 @@
 //! ready_timeout = "3s"
 //! algorithm = "p2c_ewma"           # p2c_least_request, round_robin, random, ring_hash, maglev
 //! locality = "zone-a"              # where this program stands
+//! rest_after = "10m"               # without calls for so long, the source is not listened to until the next one
 //! ```
 //!
 //! With `dns` as a table, `name` is that name, and the other fields are those of [`DnsConfig`](https://docs.rs/tower-mesh-dns), as under `defaults.dns`. The table `etcd` has the
@@ -230,6 +231,7 @@ pub struct ServiceConfig {
     pub(crate) required: bool,
     pub(crate) discovery: DiscoveryConfig,
     pub(crate) locality: Option<Arc<str>>,
+    pub(crate) rest_after: Option<Duration>,
     pub(crate) deadline: DeadlineConfig,
     pub(crate) retry: RetryConfig,
     pub(crate) budget: BudgetConfig,
@@ -284,6 +286,7 @@ impl ServiceConfig {
             required: true,
             discovery: DiscoveryConfig::default(),
             locality: None,
+            rest_after: None,
             deadline: DeadlineConfig::default(),
             retry: RetryConfig::default(),
             budget: BudgetConfig::default(),
@@ -321,6 +324,18 @@ impl ServiceConfig {
     pub fn locality(mut self, own: impl AsRef<str>) -> Self {
         self.locality = Some(own.as_ref().into());
         self
+    }
+
+    /// How long without calls until the source of endpoints is not listened to any more, until the next call. From 1 s to 1 day, checked when the mesh is built. Default none: it always
+    /// is. See [`Driver::resting`](tower_mesh_discovery::Driver::resting).
+    pub fn rest_after(mut self, idle: Duration) -> Self {
+        self.rest_after = Some(idle);
+        self
+    }
+
+    fn rest_mistake(idle: Duration) -> Option<Mistake> {
+        let right = (Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(&idle);
+        (!right).then(|| Mistake::new("rest_after", format_args!("{idle:?}"), "1s to 1day"))
     }
 
     pub(crate) fn is_locality(text: &str) -> bool {
@@ -378,6 +393,11 @@ impl ServiceConfig {
 
     /// What is wrong with it on its own. What its tables hold is right, or it could not have been built.
     fn mistakes(&self) -> Vec<Mistake> {
+        let resting = self.rest_after.and_then(Self::rest_mistake).map(|mistake| mistake.under("discovery"));
+        resting.into_iter().chain(self.endpoint_mistakes()).collect()
+    }
+
+    fn endpoint_mistakes(&self) -> Vec<Mistake> {
         let SourceConfig::Endpoints(endpoints) = &self.source else { return Vec::new() };
         if endpoints.is_empty() {
             return vec![Mistake::new("endpoints", "an empty list", AT_LEAST_ONE)];

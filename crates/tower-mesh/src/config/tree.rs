@@ -1,6 +1,7 @@
 //! Which fields there are, and what becomes of them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 use tower_mesh_breaker::outlier::{Dialect, OutlierConfig, OutlierConfigBuilder};
@@ -62,6 +63,7 @@ fn read_service(table: &mut Table<'_>, mut policies: Policies, sources: Sources)
     let built = policies.read(table);
     service.discovery = built.discovery;
     service.locality = policies.locality;
+    service.rest_after = policies.rest_after;
     service.deadline = built.deadline;
     service.retry = built.retry;
     service.budget = built.budget;
@@ -78,6 +80,7 @@ fn read_service(table: &mut Table<'_>, mut policies: Policies, sources: Sources)
 struct Policies {
     discovery: DiscoveryConfigBuilder,
     locality: Option<Arc<str>>,
+    rest_after: Option<Duration>,
     deadline: DeadlineConfigBuilder,
     retry: RetryConfigBuilder,
     budget: BudgetConfigBuilder,
@@ -108,6 +111,7 @@ impl Default for Policies {
         Self {
             discovery: DiscoveryConfig::builder(),
             locality: None,
+            rest_after: None,
             deadline: DeadlineConfig::builder(),
             retry: RetryConfig::builder(),
             budget: BudgetConfig::builder(),
@@ -174,6 +178,12 @@ impl Policies {
             match ServiceConfig::is_locality(locality) {
                 true => self.locality = Some(locality.into()),
                 false => part.mistake("locality", format_args!("{} bytes", locality.len()), ADDRESS),
+            }
+        }
+        if let Some(after) = part.duration("rest_after") {
+            match ServiceConfig::rest_mistake(after) {
+                None => self.rest_after = Some(after),
+                Some(mistake) => part.add(mistake),
             }
         }
         let discovery = checked!(part, self.discovery, Policies::default().discovery);
@@ -311,7 +321,6 @@ const OPEN_DELAYS: &[(&str, OpenDelay)] =
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn wrong(text: &str) -> Vec<(String, String)> {
         let error = Config::from_toml(text).unwrap_err();
@@ -484,6 +493,7 @@ mod tests {
             slow_start_aggression = 1.5
             slow_start_min_weight = 0.2
             locality = "zone-a"
+            rest_after = "10m"
             "#,
         )
         .unwrap();
@@ -502,15 +512,16 @@ mod tests {
             .unwrap();
         let service = &config.services["a"];
         assert_eq!((service.discovery, service.locality.as_deref()), (expected, Some("zone-a")));
+        assert_eq!(service.rest_after, Some(Duration::from_secs(600)));
         for (name, algorithm) in Algorithm::ALL {
             let text =
                 format!("[services.a]\nresolver = \"r\"\n[services.a.discovery]\nalgorithm = \"{name}\"");
             assert_eq!(Config::from_toml(&text).unwrap().services["a"].discovery.algorithm(), algorithm);
         }
         let mistakes = wrong(
-            "[services.a]\nresolver = \"r\"\n[services.a.discovery]\nalgorithm = \"best\"\nlocality = \"a b\"\nring_size = 0",
+            "[services.a]\nresolver = \"r\"\n[services.a.discovery]\nalgorithm = \"best\"\nlocality = \"a b\"\nring_size = 0\nrest_after = \"1ms\"",
         );
-        assert_eq!(mistakes.len(), 3, "{mistakes:?}");
+        assert_eq!(mistakes.len(), 4, "{mistakes:?}");
     }
 
     #[test]

@@ -240,11 +240,12 @@ fn a_configuration_in_code_is_checked_like_a_file() {
     };
     let config = Config::new()
         .start_timeout(Duration::ZERO)
-        .service("empty".parse().unwrap(), endpoints(&[]))
+        .service("empty".parse().unwrap(), endpoints(&[]).rest_after(Duration::ZERO))
         .service("twice".parse().unwrap(), endpoints(&["h:1", "i:1", "h:1"]))
         .service("users".parse().unwrap(), ServiceConfig::resolved_by("consul"));
     let expected = expect(&[
         ("start_timeout", "0ns", "1ms to 1h"),
+        ("services.empty.discovery.rest_after", "0ns", "1s to 1day"),
         ("services.empty.endpoints", "an empty list", "at least one endpoint, or another source"),
         ("services.twice.endpoints[2]", "h:1 again", "each endpoint once"),
         ("services.users.resolver", "\"consul\"", "\"dns\", \"list\""),

@@ -17,6 +17,7 @@ use tower_mesh_core::{EndpointHandle, Resolve, ResolveError, ServiceName, Tick, 
 use crate::balance::clock;
 use crate::config::DiscoveryConfig;
 use crate::members::{Change, Members};
+use crate::policy::disappearance::Limit;
 use crate::policy::retention::{self, Retention};
 use crate::rest::{Asked, Rest, Step};
 use crate::set::{Retired, Subscriber};
@@ -43,6 +44,8 @@ struct Known {
     subscribers: Vec<Arc<dyn Subscriber>>,
     /// Which of the members are waiting to go.
     retention: Retention<u32>,
+    /// How many of them may go at once.
+    removals: Limit,
     /// Since when there are changes that are not published, as more may follow.
     unpublished_since: Option<Tick>,
 }
@@ -101,7 +104,9 @@ impl Known {
         let merge =
             self.unpublished_since.map(|since| config.merge_window().saturating_sub(now.since(since)));
         let stale = self.expires_at(config).map(|at| at.since(now));
-        [merge, stale, self.retention.wait(now)].into_iter().flatten().min()
+        let removal =
+            self.retention.wait(now).map(|wait| wait.max(self.removals.wait(now).unwrap_or_default()));
+        [merge, stale, removal].into_iter().flatten().min()
     }
 
     /// When what is stale is given up.
@@ -129,6 +134,7 @@ impl Source {
                 last_error: None,
                 subscribers: Vec::new(),
                 retention: Retention::new(rules),
+                removals: Limit::new(config.max_removal_percent(), config.removal_interval()),
                 unpublished_since: None,
             }),
             changed: Arc::default(),
@@ -280,6 +286,7 @@ impl Source {
         config.keep_healthy()
             || config.removal_grace() > Duration::ZERO
             || config.empty_grace() > Duration::ZERO
+            || config.max_removal_percent() < 100
     }
 
     /// How long until [`tend`](Self::tend) is wanted.
@@ -302,9 +309,14 @@ impl Source {
             } else {
                 let absent = before.as_slice().iter().filter(|member| member.absent);
                 let absent: HashMap<_, _> = absent.map(|member| (member.key, &member.handle)).collect();
-                let due =
-                    known.retention.due(now, |key| absent.get(key).is_some_and(|handle| is_well(handle)));
-                known.members.evict(|member| member.absent && due.binary_search(&member.key).is_ok())
+                let is_well = |key: &u32| absent.get(key).is_some_and(|handle| is_well(handle));
+                let size = before.as_slice().len();
+                let most = known.removals.allowance(size, now);
+                let due = known.retention.due_up_to(most, now, is_well, |below| fastrand::usize(..below));
+                let change =
+                    known.members.evict(|member| member.absent && due.binary_search(&member.key).is_ok());
+                known.removals.gone(change.removed, size, now);
+                change
             };
             if expired {
                 known.absentees(now);

@@ -45,4 +45,4 @@ pub use status::{DiscoveryState, DiscoveryStatus};
 pub use policy::hash as hashing;
 pub use policy::hash::{combine, hash};
 #[doc(hidden)]
-pub use policy::{levels, pick, retention, warm, weighted};
+pub use policy::{disappearance, levels, pick, retention, warm, weighted};

@@ -1,5 +1,6 @@
 //! Pure rules: no clock, no random source, no lock.
 
+pub mod disappearance;
 pub mod hash;
 pub(crate) mod idle;
 pub mod levels;

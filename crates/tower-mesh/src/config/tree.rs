@@ -161,7 +161,7 @@ impl Policies {
             overprovisioning: count, panic_threshold: count, slow_start_window: duration,
             slow_start_aggression: number, slow_start_min_weight: number,
             merge_window: duration, max_stale: duration, removal_grace: duration, empty_grace: duration,
-            keep_healthy: flag);
+            keep_healthy: flag, max_removal_percent: count, removal_interval: duration);
         if let Some(max) = part.count("max_endpoints") {
             self.discovery = self.discovery.max_endpoints(max as usize);
         }

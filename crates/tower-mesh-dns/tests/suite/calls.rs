@@ -62,7 +62,7 @@ async fn no_call_fails_while_the_server_is_gone_and_the_age_of_the_answer_is_see
                 calls += 1;
                 match live.clone().oneshot(request).await {
                     Ok(response) => {
-                        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "well")
+                        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "well");
                     }
                     Err(error) => failed.push(error.to_string()),
                 }

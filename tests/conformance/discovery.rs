@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tower_mesh_core::{Availability, Reason};
+use tower_mesh_discovery::disappearance::Limit;
 use tower_mesh_discovery::retention::{Retention, Rules};
 use tower_mesh_tests::now;
 
@@ -73,4 +74,20 @@ pub(crate) fn envoy_matrix(case: &Case) -> Outcome {
     }
     same("routed", &&*route, &case.expect.list("route")?)?;
     same("deleted", &&*delete, &case.expect.list("delete")?)
+}
+
+pub(crate) fn eureka_eviction(case: &Case) -> Outcome {
+    let mut evicted = Vec::new();
+    for row in case.given.rows("rows")? {
+        let (registry, expired) = (row.0.whole("registry")?, row.0.whole("expired")?);
+        let percent = 100 - (row.0.number("threshold")? * 100.0).round() as u32;
+        row.done()?;
+        let limit = Limit::new(percent, Duration::from_secs(60));
+        let mut retention = Retention::new(Rules::default());
+        retention.source(true, now());
+        retention.absent(0..expired, expired == registry, now());
+        let most = limit.allowance(registry as usize, now());
+        evicted.push(Value::from(retention.due_up_to(most, now(), |_| true, |_| 0).len()));
+    }
+    same("evicted", &&*evicted, &case.expect.list("evict")?)
 }

@@ -41,7 +41,7 @@ const ADOPTED: &[Adopted] = &adopted! {
     balance: edf_sequence, hash_combine, lr_weight, maglev_table, panic_single, priority_load, ring_build, ring_counts, ring_pick, slow_start_factor, subset, zone_aware;
     circuit: cb_trace, cb_count_window, cb_threshold, consecutive_accrual, linkerd_unified_rule;
     deadlines: grpc_timeout_decode, grpc_timeout_encode_truncate;
-    discovery: stabilize, envoy_matrix;
+    discovery: stabilize, envoy_matrix, eureka_eviction;
     ewma: ema, ewma_linkerd, peak_ewma_load, peak_ewma_trace, peak_ewma_property, load_bias;
     health: hc_trace, hc_jitter, grpc_health_watch;
     outlier: sr_threshold, sweep, ejection_cap, consecutive, ejection_timeline, ejection_durations, ejection_jitter, grpc_ejection_duration, hc_unejects_outlier;

@@ -197,3 +197,27 @@ async fn a_driver_that_is_dropped_leaves_no_change_unpublished() {
     assert_eq!(service.oneshot(Query(1)).await.unwrap(), "b:1");
     assert_eq!(began.elapsed(), ms(0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn of_many_that_disappear_at_once_only_a_share_goes_in_each_interval() {
+    let subject = Subject::new(|config| config.max_removal_percent(15).removal_interval(seconds(60)));
+    let all: Vec<_> = (0..20).map(|i| format!("h{i}:1")).collect();
+    let all: Vec<_> = all.iter().map(String::as_str).collect();
+    subject.says(&all).await;
+    subject.says(&all[..2]).await;
+    assert_eq!((subject.ids().len(), subject.status().absent), (17, 15), "20 - floor(17.0)");
+    assert_eq!(subject.after(seconds(59)).await.len(), 17);
+    assert_eq!(subject.after(seconds(2)).await.len(), 14, "17 - floor(14.45)");
+    for named in &all[..2] {
+        assert!(subject.ids().iter().any(|id| id == named), "who is named stays");
+    }
+    // The source was wrong: all are back, who went as new ones.
+    subject.says(&all).await;
+    assert_eq!((subject.ids().len(), subject.status().absent), (20, 0));
+    assert_eq!(subject.after(seconds(600)).await.len(), 20);
+    // If it was right, they all go in time, and one of few goes at once.
+    subject.says(&all[..1]).await;
+    assert_eq!(subject.after(seconds(3600)).await, ["h0:1"]);
+    subject.says(&[]).await;
+    assert_eq!(subject.ids().len(), 0);
+}

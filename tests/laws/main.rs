@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod discovery_cache;
+mod discovery_rest;
 mod law_01_readiness;
 mod law_02_picking;
 mod law_03_bounded_waits;

@@ -20,6 +20,8 @@ pub mod sharded;
 mod sync;
 mod tick;
 pub mod window;
+#[cfg(feature = "serde")]
+mod written;
 
 pub use availability::{Availability, Reason};
 pub use bind::{Bind, SameClient};
@@ -37,3 +39,5 @@ pub use replay::Replay;
 pub use resolve::{Resolve, ResolveError, Update};
 pub use sharded::Sharded;
 pub use tick::Tick;
+#[cfg(feature = "serde")]
+pub use written::WrittenEndpoints;

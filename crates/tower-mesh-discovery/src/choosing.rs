@@ -155,6 +155,8 @@ where
             *this.tried_another = false;
             return Ok(true);
         }
+        // Perhaps there are others by now, if nobody listens.
+        this.shared.source.asked().called_in_vain();
         let service = &this.shared.source.service;
         if !set.members.as_slice().is_empty() {
             // Who is left may be going because others have come, who are about to be published.

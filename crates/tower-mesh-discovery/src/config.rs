@@ -39,6 +39,8 @@ pub struct DiscoveryConfig {
     removal_grace: Duration,
     empty_grace: Duration,
     keep_healthy: bool,
+    max_removal_percent: u32,
+    removal_interval: Duration,
 }
 
 impl Default for DiscoveryConfig {
@@ -64,6 +66,8 @@ impl Default for DiscoveryConfig {
             removal_grace: Duration::ZERO,
             empty_grace: Duration::ZERO,
             keep_healthy: false,
+            max_removal_percent: 100,
+            removal_interval: Duration::from_secs(60),
         }
     }
 }
@@ -183,6 +187,18 @@ impl DiscoveryConfig {
     /// circuit, no ejection (Envoy's matrix). For where endpoints are probed. Looked at every second. Default false.
     pub fn keep_healthy(&self) -> bool {
         self.keep_healthy
+    }
+
+    /// How much of the set may go within [`removal_interval`](Self::removal_interval), in percent, rounded up, so that one of few always can. Which of more go is left to chance; the others stay and
+    /// get calls until the next interval, or until they are named again: when many are gone at once, the source is the likelier one to be wrong (Eureka, whose value is 15).
+    /// Default 100: no limit.
+    pub fn max_removal_percent(&self) -> u32 {
+        self.max_removal_percent
+    }
+
+    /// For how long that share is meant; it begins with the first that goes. Default 60 s (Eureka).
+    pub fn removal_interval(&self) -> Duration {
+        self.removal_interval
     }
 }
 
@@ -312,6 +328,18 @@ impl DiscoveryConfigBuilder {
         self
     }
 
+    /// See [`DiscoveryConfig::max_removal_percent`]. From 1 to 100.
+    pub fn max_removal_percent(mut self, percent: u32) -> Self {
+        self.0.max_removal_percent = percent;
+        self
+    }
+
+    /// See [`DiscoveryConfig::removal_interval`]. From 1 ms to 1 h.
+    pub fn removal_interval(mut self, interval: Duration) -> Self {
+        self.0.removal_interval = interval;
+        self
+    }
+
     /// The configuration.
     ///
     /// # Errors
@@ -346,6 +374,8 @@ impl DiscoveryConfigBuilder {
         }
         check.within("removal_grace", config.removal_grace, zero..=minutes(60), "0s to 1h");
         check.within("empty_grace", config.empty_grace, zero..=minutes(60), "0s to 1h");
+        check.within("max_removal_percent", config.max_removal_percent, 1..=100, "1 to 100");
+        check.within("removal_interval", config.removal_interval, ms..=minutes(60), "1ms to 1h");
         check.finish(config)
     }
 }
@@ -362,10 +392,15 @@ mod tests {
             .ready_timeout(Duration::ZERO)
             .max_endpoints(0)
             .max_stale(Duration::ZERO)
+            .max_removal_percent(0)
+            .removal_interval(Duration::ZERO)
             .build()
             .unwrap_err();
         let fields: Vec<_> = wrong.mistakes().iter().map(Mistake::field).collect();
-        assert_eq!(fields, ["ready_timeout", "max_endpoints", "max_stale"]);
+        assert_eq!(
+            fields,
+            ["ready_timeout", "max_endpoints", "max_stale", "max_removal_percent", "removal_interval"]
+        );
         let wrong = DiscoveryConfig::builder()
             .active_request_bias(0.0)
             .hash_balance_factor(100)
@@ -405,6 +440,8 @@ mod tests {
             ("removal_grace", format!("{:?}", config.removal_grace())),
             ("empty_grace", format!("{:?}", config.empty_grace())),
             ("keep_healthy", config.keep_healthy().to_string()),
+            ("max_removal_percent", config.max_removal_percent().to_string()),
+            ("removal_interval", format!("{:?}", config.removal_interval())),
         ] {
             assert!(page.contains(&format!("| `{knob}` | {value} |")), "{knob} {value}");
         }

@@ -12,12 +12,14 @@ use futures_core::Stream;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::Sleep;
-use tower_mesh_core::{EndpointHandle, ResolveError, ServiceName, Tick, Update};
+use tower_mesh_core::{EndpointHandle, Resolve, ResolveError, ServiceName, Tick, Update};
 
 use crate::balance::clock;
 use crate::config::DiscoveryConfig;
 use crate::members::{Change, Members};
+use crate::policy::disappearance::Limit;
 use crate::policy::retention::{self, Retention};
+use crate::rest::{Asked, Rest, Step};
 use crate::set::{Retired, Subscriber};
 use crate::status::{DiscoveryState, DiscoveryStatus};
 
@@ -30,6 +32,7 @@ pub(crate) struct Source {
     pub(crate) changed: Arc<Notify>,
     /// Told when the layer and its balancers are gone: the driver ends.
     gone: Arc<Notify>,
+    asked: Asked,
 }
 
 struct Known {
@@ -41,6 +44,8 @@ struct Known {
     subscribers: Vec<Arc<dyn Subscriber>>,
     /// Which of the members are waiting to go.
     retention: Retention<u32>,
+    /// How many of them may go at once.
+    removals: Limit,
     /// Since when there are changes that are not published, as more may follow.
     unpublished_since: Option<Tick>,
 }
@@ -99,7 +104,9 @@ impl Known {
         let merge =
             self.unpublished_since.map(|since| config.merge_window().saturating_sub(now.since(since)));
         let stale = self.expires_at(config).map(|at| at.since(now));
-        [merge, stale, self.retention.wait(now)].into_iter().flatten().min()
+        let removal =
+            self.retention.wait(now).map(|wait| wait.max(self.removals.wait(now).unwrap_or_default()));
+        [merge, stale, removal].into_iter().flatten().min()
     }
 
     /// When what is stale is given up.
@@ -127,10 +134,12 @@ impl Source {
                 last_error: None,
                 subscribers: Vec::new(),
                 retention: Retention::new(rules),
+                removals: Limit::new(config.max_removal_percent(), config.removal_interval()),
                 unpublished_since: None,
             }),
             changed: Arc::default(),
             gone: Arc::default(),
+            asked: Asked::default(),
         })
     }
 
@@ -171,6 +180,36 @@ impl Source {
     pub(crate) fn state(&self) -> (DiscoveryState, Option<Arc<ResolveError>>) {
         let known = self.known();
         (known.state, known.last_error.clone())
+    }
+
+    /// What is asked of the driver about resting.
+    pub(crate) fn asked(&self) -> &Asked {
+        &self.asked
+    }
+
+    /// A count that grows with calls, and whether any are under way.
+    pub(crate) fn calls(&self) -> (u64, bool) {
+        // A reference to the set, so that no lock is held while so many records are read.
+        let members = self.known().members.clone();
+        members
+            .as_slice()
+            .iter()
+            .map(|member| member.handle.counts())
+            .fold((0, false), |(calls, busy), counts| {
+                (calls + counts.started, busy || counts.in_flight() > 0)
+            })
+    }
+
+    /// The source is not listened to any more.
+    fn rests(&self) {
+        {
+            let mut known = self.known();
+            // Nobody goes while nobody is heard of.
+            known.retention.source(false, clock());
+            known.state = DiscoveryState::Resting;
+        }
+        tracing::debug!(service = self.service.as_str(), "discovery rests");
+        self.changed.notify_waiters();
     }
 
     fn set_driven(&self, driven: bool) {
@@ -247,6 +286,7 @@ impl Source {
         config.keep_healthy()
             || config.removal_grace() > Duration::ZERO
             || config.empty_grace() > Duration::ZERO
+            || config.max_removal_percent() < 100
     }
 
     /// How long until [`tend`](Self::tend) is wanted.
@@ -269,9 +309,14 @@ impl Source {
             } else {
                 let absent = before.as_slice().iter().filter(|member| member.absent);
                 let absent: HashMap<_, _> = absent.map(|member| (member.key, &member.handle)).collect();
-                let due =
-                    known.retention.due(now, |key| absent.get(key).is_some_and(|handle| is_well(handle)));
-                known.members.evict(|member| member.absent && due.binary_search(&member.key).is_ok())
+                let is_well = |key: &u32| absent.get(key).is_some_and(|handle| is_well(handle));
+                let size = before.as_slice().len();
+                let most = known.removals.allowance(size, now);
+                let due = known.retention.due_up_to(most, now, is_well, |below| fastrand::usize(..below));
+                let change =
+                    known.members.evict(|member| member.absent && due.binary_search(&member.key).is_ok());
+                known.removals.gone(change.removed, size, now);
+                change
             };
             if expired {
                 known.absentees(now);
@@ -305,6 +350,8 @@ impl Source {
             known.state = match known.state {
                 DiscoveryState::Resolving => DiscoveryState::Failed,
                 DiscoveryState::Current => DiscoveryState::Stale,
+                // Woken, but not answered.
+                DiscoveryState::Resting => DiscoveryState::Stale,
                 state => state,
             };
         }
@@ -351,6 +398,7 @@ pin_project_lite::pin_project! {
         reap: Option<Sleep>,
         #[pin]
         tend: Option<Sleep>,
+        rest: Option<Rest<U>>,
         retired: Vec<Retired>,
         handle: DriverHandle,
     }
@@ -366,9 +414,31 @@ impl<U> Driver<U> {
             gone: source.gone.clone().notified_owned(),
             reap: None,
             tend: None,
+            rest: None,
             retired: Vec::new(),
             handle: DriverHandle { source: Arc::downgrade(source), driven: false },
         }
+    }
+}
+
+impl<U: 'static> Driver<U> {
+    /// Lets the service rest: after `after` without calls, noticed up to a quarter of it late, or when [`DiscoveryLayer::rest`](crate::DiscoveryLayer::rest) says so, the stream of
+    /// updates is dropped and the last good set kept. A call that comes then uses that set at once and pays nothing for it; within a second it is noticed, and `resolver`, the one that the layer was made
+    /// with, is asked again. A call that finds no endpoint in that set wakes it at once, and waits for the answer if there are none at all. `after`: `None` is by
+    /// [`rest`](crate::DiscoveryLayer::rest) alone. Default: it never rests.
+    ///
+    /// What waits to be removed stays while it rests, and nothing is given up for its age before the source was asked again.
+    pub fn resting<R>(mut self, resolver: R, after: Option<Duration>) -> Self
+    where
+        R: Resolve<Updates = U>,
+    {
+        if let Some(source) = self.handle.source.upgrade() {
+            let service = source.service.clone();
+            let again = Box::new(move || resolver.resolve(&service));
+            self.rest = Some(Rest::new(again, after, source.asked()));
+            source.asked().possible.store(true, std::sync::atomic::Ordering::Release);
+        }
+        self
     }
 }
 
@@ -384,6 +454,20 @@ where
             return Poll::Ready(());
         }
         this.handle.mark_driven();
+        if let Some(rest) = this.rest {
+            let Some(source) = this.handle.source.upgrade() else {
+                return Poll::Ready(());
+            };
+            while let Some(step) = rest.poll(&source, cx) {
+                match step {
+                    Step::Rest => {
+                        this.updates.set(None);
+                        source.rests();
+                    }
+                    Step::Listen(updates) => this.updates.set(Some(updates)),
+                }
+            }
+        }
         while let Some(updates) = this.updates.as_mut().as_pin_mut() {
             let Poll::Ready(item) = updates.poll_next(cx) else {
                 break;

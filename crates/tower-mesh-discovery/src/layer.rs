@@ -196,6 +196,16 @@ impl<B, P, C> DiscoveryLayer<B, P, C> {
         }
     }
 
+    /// Puts the service to rest until it is called or woken: see [`Driver::resting`]. Whether its driver can: only one that was given the resolver.
+    pub fn rest(&self) -> bool {
+        self.source.asked().rest()
+    }
+
+    /// Ends the rest before there is a call. Whether its driver can rest at all.
+    pub fn wake(&self) -> bool {
+        self.source.asked().wake()
+    }
+
     /// What is known now. Reading changes nothing.
     pub fn status(&self) -> DiscoveryStatus {
         self.source.status()

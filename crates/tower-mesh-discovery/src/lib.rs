@@ -20,6 +20,7 @@ mod in_flight;
 mod layer;
 mod members;
 mod plan;
+mod rest;
 mod set;
 mod status;
 
@@ -44,4 +45,4 @@ pub use status::{DiscoveryState, DiscoveryStatus};
 pub use policy::hash as hashing;
 pub use policy::hash::{combine, hash};
 #[doc(hidden)]
-pub use policy::{levels, pick, retention, warm, weighted};
+pub use policy::{disappearance, levels, pick, retention, warm, weighted};

@@ -16,6 +16,9 @@ pub enum DiscoveryState {
     Current,
     /// The source failed or ended after it had answered; the last good set is in use.
     Stale,
+    /// The source is not listened to, as there were no calls or it was told to rest, or was woken and has not answered yet; the last good set is in use. See
+    /// [`Driver::resting`](crate::Driver::resting).
+    Resting,
     /// The source failed and never answered.
     Failed,
     /// The source says that there is no such service.

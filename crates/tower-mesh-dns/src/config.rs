@@ -66,6 +66,14 @@ impl DnsConfig {
         DnsConfigBuilder(Self::default())
     }
 
+    /// Whether DNS can be asked for `name` with these knobs: see [`DnsResolver::asking`](crate::DnsResolver::asking).
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub fn check_name(&self, name: &str) -> Result<(), crate::InvalidQuestion> {
+        crate::question::Question::parse(name, self).map(drop)
+    }
+
     /// Who is asked, over UDP and, where an answer is too long for that, TCP. Default: who `/etc/resolv.conf` (elsewhere: the system) names.
     pub fn servers(&self) -> &[SocketAddr] {
         &self.servers

@@ -7,14 +7,13 @@ use std::sync::Arc;
 
 use tower_mesh_core::error::{InvalidConfig, Mistake};
 use tower_mesh_core::{Probe, Resolve, ServiceName};
-use tower_mesh_discovery::FixedList;
 use tower_mesh_health::{HealthConfig, HealthLayer, Prober};
 
-use crate::config::{Config, ConfigError, Draft, ProbeSettings, ServiceConfig, SourceConfig, path_of};
+use crate::config::{Config, ConfigError, Draft, ProbeSettings, ServiceConfig, path_of};
 use crate::mesh::Mesh;
 use crate::part::Part;
 use crate::probe;
-use crate::resolver::AnyResolver;
+use crate::resolver::{AnyResolver, Sources};
 
 pub(crate) type AnyHealth = (HealthLayer, Prober);
 
@@ -102,8 +101,14 @@ impl MeshBuilder {
     pub fn build(self) -> Result<Mesh, ConfigError> {
         let Self { config, resolvers, mut probes } = self;
         let Draft { config, mut mistakes } = config.draft()?;
+        let mut sources = Sources::new(resolvers);
+        let mut found = HashMap::new();
         for (name, service) in &config.services {
-            let wrong = [resolver_mistake(service, &resolvers), health_mistake(name, service, &probes)];
+            let source = sources.find(&service.source);
+            let wrong = [source.as_ref().err().cloned(), health_mistake(name, service, &probes)];
+            if let Ok(Some(source)) = source {
+                found.insert(name.clone(), source);
+            }
             let path = path_of("services", name.as_str());
             mistakes.extend(wrong.into_iter().flatten().map(|mistake| mistake.under(&path)));
         }
@@ -118,17 +123,7 @@ impl MeshBuilder {
         InvalidConfig::check(mistakes)?;
 
         let parts = config.services.iter().map(|(name, service)| {
-            let resolver = match &service.source {
-                SourceConfig::Resolver(resolver) => resolvers[resolver].clone(),
-                SourceConfig::Endpoints(endpoints) => {
-                    let list = FixedList::new(endpoints.iter().cloned());
-                    AnyResolver::lasting(list.expect("a list that was checked names each endpoint once"))
-                }
-                #[cfg(feature = "file")]
-                SourceConfig::File(path) => AnyResolver::new(tower_mesh_discovery::FileList::new(path)),
-                #[cfg(not(feature = "file"))]
-                SourceConfig::File(_) => unreachable!("a file without the feature is a mistake"),
-            };
+            let resolver = found.remove(name).expect("a service without a source is a mistake");
             let health = service.health.as_ref().map(|settings| match probes.remove(name.as_str()) {
                 Some(make) => make(settings.config),
                 None => probe::health(settings),
@@ -137,18 +132,6 @@ impl MeshBuilder {
         });
         Ok(Mesh::new(parts.collect(), config.start_timeout))
     }
-}
-
-fn resolver_mistake(service: &ServiceConfig, known: &HashMap<String, AnyResolver>) -> Option<Mistake> {
-    let SourceConfig::Resolver(name) = &service.source else { return None };
-    if known.contains_key(name) {
-        return None;
-    }
-    let mut names: Vec<_> = known.keys().map(|name| format!("{name:?}")).collect();
-    names.sort();
-    let allowed =
-        if names.is_empty() { "one that is given to the builder; none is".into() } else { names.join(", ") };
-    Some(Mistake::new("resolver", format_args!("{name:?}"), allowed))
 }
 
 fn health_mistake(

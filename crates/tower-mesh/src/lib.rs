@@ -31,6 +31,10 @@ pub use status::{
 pub use tower_mesh_breaker as breaker;
 pub use tower_mesh_core as core;
 pub use tower_mesh_discovery as discovery;
+#[cfg(feature = "dns")]
+pub use tower_mesh_dns as dns;
+#[cfg(feature = "etcd")]
+pub use tower_mesh_etcd as etcd;
 pub use tower_mesh_health as health;
 #[cfg(feature = "http")]
 pub use tower_mesh_http as http;

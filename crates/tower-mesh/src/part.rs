@@ -67,6 +67,10 @@ impl Part {
         health: Option<AnyHealth>,
     ) -> Self {
         let (discovery, driver) = DiscoveryLayer::with_config(resolver, name.clone(), config.discovery);
+        let driver = match config.rest_after {
+            Some(_) => driver.resting(resolver.clone(), config.rest_after),
+            None => driver,
+        };
         let discovery = match &config.locality {
             Some(own) => discovery.locality(own),
             None => discovery,

@@ -74,18 +74,37 @@ impl<K: Ord + Clone> Retention<K> {
 
     /// Those who may go now, and are no longer waited for. `is_well` says whether one still passes its checks.
     pub fn due(&mut self, now: Tick, is_well: impl Fn(&K) -> bool) -> Vec<K> {
+        self.due_up_to(usize::MAX, now, is_well, |_| 0)
+    }
+
+    /// The same, but no more than `most`; who of them goes is left to chance: `draw` gives a number below its argument. In order of the keys.
+    pub fn due_up_to(
+        &mut self,
+        most: usize,
+        now: Tick,
+        is_well: impl Fn(&K) -> bool,
+        mut draw: impl FnMut(usize) -> usize,
+    ) -> Vec<K> {
         if self.well_since.is_none() {
             return Vec::new();
         }
         let goes = |key: &K, leaving: &Leaving| {
             now.since(leaving.since) >= leaving.grace && !(self.rules.while_well && is_well(key))
         };
-        let due: Vec<K> = self
+        let mut due: Vec<K> = self
             .leaving
             .iter()
             .filter(|(key, leaving)| goes(key, leaving))
             .map(|(key, _)| key.clone())
             .collect();
+        if due.len() > most {
+            for i in 0..most {
+                let other = i + draw(due.len() - i);
+                due.swap(i, other);
+            }
+            due.truncate(most);
+            due.sort_unstable();
+        }
         for key in &due {
             self.leaving.remove(key);
         }
@@ -138,6 +157,16 @@ mod tests {
         retention.source(true, now + ms(1050));
         assert_eq!(retention.due(now + ms(1099), |_| true), [0; 0]);
         assert_eq!(retention.due(now + ms(1100), |_| true), [1]);
+    }
+
+    #[test]
+    fn of_more_than_may_go_chance_chooses_and_the_others_wait() {
+        let (mut retention, now) = begin(Rules::default());
+        retention.absent(0..10, false, now);
+        let mut last = |below: usize| below - 1;
+        assert_eq!(retention.due_up_to(2, now, |_| true, &mut last), [0, 9]);
+        assert_eq!((retention.waiting(), retention.due_up_to(0, now, |_| true, &mut last)), (8, vec![]));
+        assert_eq!(retention.due(now, |_| true), [1, 2, 3, 4, 5, 6, 7, 8]);
     }
 
     #[test]

@@ -13,6 +13,8 @@
 //! [services.users]
 //! endpoints = ["10.0.0.1:8080", "10.0.0.2:8080"]   # or: resolver = "name of one given to the builder"
 //!                                                  # or: file = "users.toml", watched (feature `file`)
+//!                                                  # or: dns = "users.internal:8080", or "_web._tcp.internal" (feature `dns`)
+//!                                                  # or: etcd = {}, the keys under the service's name (feature `etcd`)
 //! required = true                  # false: `Mesh::start` does not wait for the service, and `Mesh::readiness` does not go by it
 //! ready_when = "resolved"          # what readiness wants of it; "available": that a call could go to an endpoint now
 //!
@@ -36,6 +38,24 @@
 //! ready_timeout = "3s"
 //! algorithm = "p2c_ewma"           # p2c_least_request, round_robin, random, ring_hash, maglev
 //! locality = "zone-a"              # where this program stands
+//! rest_after = "10m"               # without calls for so long, the source is not listened to until the next one
+//! ```
+//!
+//! With `dns` as a table, `name` is that name, and the other fields are those of [`DnsConfig`](https://docs.rs/tower-mesh-dns), as under `defaults.dns`. The table `etcd` has the
+//! fields of [`EtcdConfig`](https://docs.rs/tower-mesh-etcd) but `ttl`; the password of its `user` is never in it but in `password_file`, or in the environment as `password_env`, and certificates
+//! are in `ca_file`, `certificate_file` and `key_file`:
+//!
+//! ```toml
+//! [defaults.etcd]
+//! servers = ["https://10.0.0.5:2379"]
+//! user = "mesh"
+//! password_env = "ETCD_PASSWORD"
+//! [services.users]
+//! etcd = {}
+//! [services.orders.dns]
+//! name = "orders.internal:8080"
+//! servers = ["10.0.0.53:53"]
+//! families = "v4"                  # both, v4, v6
 //! ```
 //!
 //! A probe that is more than a GET has a table of its own:
@@ -65,12 +85,13 @@
 
 mod probe;
 mod read;
+mod source;
 mod strict;
 mod tree;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,6 +106,7 @@ use tower_mesh_retry::{BudgetConfig, DeadlineConfig, HedgeConfig, HedgeConfigBui
 pub(crate) use self::probe::ProbeSettings;
 #[cfg(feature = "http")]
 pub(crate) use self::probe::{HttpSettings, ProbeKind};
+pub(crate) use self::source::SourceConfig;
 use self::strict::Tree;
 
 /// The configuration of a mesh. See the [module](self) for its form as a file.
@@ -236,6 +258,7 @@ pub struct ServiceConfig {
     pub(crate) ready_when: ReadyWhen,
     pub(crate) discovery: DiscoveryConfig,
     pub(crate) locality: Option<Arc<str>>,
+    pub(crate) rest_after: Option<Duration>,
     pub(crate) deadline: DeadlineConfig,
     pub(crate) retry: RetryConfig,
     pub(crate) budget: BudgetConfig,
@@ -261,14 +284,6 @@ impl ReadyWhen {
     pub const ALL: [(&'static str, Self); 2] = [("resolved", Self::Resolved), ("available", Self::Available)];
 }
 
-/// Where a service's endpoints come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum SourceConfig {
-    Endpoints(Vec<Endpoint>),
-    Resolver(String),
-    File(PathBuf),
-}
-
 /// Active probes of a service's endpoints.
 #[derive(Debug, Clone)]
 pub(crate) struct HealthSettings {
@@ -291,8 +306,21 @@ impl ServiceConfig {
     /// A service whose endpoints stand in this file, which is watched: see
     /// [`FileList`](tower_mesh_discovery::FileList) for its form. A relative path is taken from the directory that is current when the mesh is built.
     #[cfg(feature = "file")]
-    pub fn from_file(path: impl Into<PathBuf>) -> Self {
+    pub fn from_file(path: impl Into<std::path::PathBuf>) -> Self {
         Self::new(SourceConfig::File(path.into()))
+    }
+
+    /// A service whose endpoints DNS is asked for under `name`: see [`DnsResolver::asking`](tower_mesh_dns::DnsResolver::asking) for its form, which is checked when the mesh is
+    /// built. Services with the same knobs share one resolver.
+    #[cfg(feature = "dns")]
+    pub fn from_dns(name: impl Into<String>, config: tower_mesh_dns::DnsConfig) -> Self {
+        Self::new(SourceConfig::Dns { name: name.into(), config: Box::new(config) })
+    }
+
+    /// A service whose endpoints stand in etcd, under its name. Services with the same knobs share one connection.
+    #[cfg(feature = "etcd")]
+    pub fn from_etcd(config: tower_mesh_etcd::EtcdConfig) -> Self {
+        Self::new(SourceConfig::Etcd(Box::new(config)))
     }
 
     fn new(source: SourceConfig) -> Self {
@@ -302,6 +330,7 @@ impl ServiceConfig {
             ready_when: ReadyWhen::Resolved,
             discovery: DiscoveryConfig::default(),
             locality: None,
+            rest_after: None,
             deadline: DeadlineConfig::default(),
             retry: RetryConfig::default(),
             budget: BudgetConfig::default(),
@@ -346,6 +375,18 @@ impl ServiceConfig {
     pub fn locality(mut self, own: impl AsRef<str>) -> Self {
         self.locality = Some(own.as_ref().into());
         self
+    }
+
+    /// How long without calls until the source of endpoints is not listened to any more, until the next call. From 1 s to 1 day, checked when the mesh is built. Default none: it always
+    /// is. See [`Driver::resting`](tower_mesh_discovery::Driver::resting).
+    pub fn rest_after(mut self, idle: Duration) -> Self {
+        self.rest_after = Some(idle);
+        self
+    }
+
+    fn rest_mistake(idle: Duration) -> Option<Mistake> {
+        let right = (Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(&idle);
+        (!right).then(|| Mistake::new("rest_after", format_args!("{idle:?}"), "1s to 1day"))
     }
 
     pub(crate) fn is_locality(text: &str) -> bool {
@@ -403,6 +444,11 @@ impl ServiceConfig {
 
     /// What is wrong with it on its own. What its tables hold is right, or it could not have been built.
     fn mistakes(&self) -> Vec<Mistake> {
+        let resting = self.rest_after.and_then(Self::rest_mistake).map(|mistake| mistake.under("discovery"));
+        resting.into_iter().chain(self.endpoint_mistakes()).collect()
+    }
+
+    fn endpoint_mistakes(&self) -> Vec<Mistake> {
         let SourceConfig::Endpoints(endpoints) = &self.source else { return Vec::new() };
         if endpoints.is_empty() {
             return vec![Mistake::new("endpoints", "an empty list", AT_LEAST_ONE)];
@@ -413,7 +459,7 @@ impl ServiceConfig {
     }
 }
 
-const AT_LEAST_ONE: &str = "at least one endpoint, a file, or a resolver";
+const AT_LEAST_ONE: &str = "at least one endpoint, or another source";
 
 /// The mistake of an endpoint that stands in the list already.
 fn again(i: usize, endpoint: &Endpoint) -> Mistake {

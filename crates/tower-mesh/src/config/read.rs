@@ -75,6 +75,18 @@ impl<'a> Table<'a> {
         }
     }
 
+    /// Whether a field is there and is a table.
+    #[cfg(feature = "dns")]
+    pub(super) fn is_table(&mut self, key: &'static str) -> bool {
+        self.take(key).is_some_and(Value::is_object)
+    }
+
+    /// Refuses the whole table, whatever is in it.
+    pub(super) fn refuse(&mut self, allowed: &str) {
+        self.values = None;
+        self.mistakes = vec![Mistake::new(self.path.clone(), "a table", allowed)];
+    }
+
     /// The texts of a list, each with its place; what is no text is left out, and told.
     pub(super) fn texts(&mut self, key: &'static str) -> Option<Vec<(usize, &'a str)>> {
         let found = self.take(key)?;
@@ -219,6 +231,12 @@ impl<'a> Table<'a> {
     fn wrong(&mut self, key: &'static str, found: &Value, allowed: &str) {
         self.mistake(key, shown(found), allowed);
     }
+}
+
+/// A text as a mistake shows it.
+#[cfg(feature = "dns")]
+pub(super) fn short(text: &str) -> String {
+    shown(&Value::from(text))
 }
 
 /// A value as a mistake shows it: whole if it is short, by its kind if it is not.

@@ -1,15 +1,15 @@
 //! Which fields there are, and what becomes of them.
 
-use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 use tower_mesh_breaker::outlier::{Dialect, OutlierConfig, OutlierConfigBuilder};
 use tower_mesh_breaker::{BreakerConfig, BreakerConfigBuilder, OpenDelay, Origins, WindowKind};
+use tower_mesh_core::ServiceName;
 use tower_mesh_core::backoff::Jitter;
 use tower_mesh_core::classify::Origin;
 use tower_mesh_core::error::Mistake;
-use tower_mesh_core::{Endpoint, ServiceName};
 use tower_mesh_discovery::{Algorithm, DiscoveryConfig, DiscoveryConfigBuilder};
 use tower_mesh_health::{HealthConfig, HealthConfigBuilder, Initial};
 use tower_mesh_retry::{
@@ -19,9 +19,8 @@ use tower_mesh_retry::{
 
 use super::probe::ProbeSettings;
 use super::read::Table;
-use super::{
-    AT_LEAST_ONE, Config, Draft, HealthSettings, ReadyWhen, ServiceConfig, SourceConfig, again, path_of,
-};
+use super::source::Sources;
+use super::{Config, Draft, HealthSettings, ReadyWhen, ServiceConfig, path_of};
 
 /// Reads a whole tree.
 pub(super) fn read(tree: &Value) -> Draft {
@@ -39,10 +38,12 @@ pub(super) fn read(tree: &Value) -> Draft {
     let mut defaults = root.table("defaults");
     let mut base = Policies::default();
     base.read(&mut defaults);
+    let mut sources = Sources::default();
+    sources.read_defaults(&mut defaults);
     root.absorb(defaults);
 
     for (name, mut table) in root.named_tables("services") {
-        let service = read_service(&mut table, base.clone());
+        let service = read_service(&mut table, base.clone(), sources.clone());
         root.absorb(table);
         match name.parse::<ServiceName>() {
             Ok(name) => {
@@ -55,10 +56,10 @@ pub(super) fn read(tree: &Value) -> Draft {
 }
 
 const NAME: &str = "1 to 253 ASCII letters, digits and - _ . : / between a letter or digit at each end";
-const ADDRESS: &str = "1 to 1024 bytes without blanks or control characters";
+pub(super) const ADDRESS: &str = "1 to 1024 bytes without blanks or control characters";
 
-fn read_service(table: &mut Table<'_>, mut policies: Policies) -> ServiceConfig {
-    let mut service = ServiceConfig::new(read_source(table));
+fn read_service(table: &mut Table<'_>, mut policies: Policies, sources: Sources) -> ServiceConfig {
+    let mut service = ServiceConfig::new(sources.read(table));
     service.required = table.flag("required").unwrap_or(true);
     match table.word("ready_when", &ReadyWhen::ALL) {
         Some(ready_when) if service.required => service.ready_when = ready_when,
@@ -68,6 +69,7 @@ fn read_service(table: &mut Table<'_>, mut policies: Policies) -> ServiceConfig 
     let built = policies.read(table);
     service.discovery = built.discovery;
     service.locality = policies.locality;
+    service.rest_after = policies.rest_after;
     service.deadline = built.deadline;
     service.retry = built.retry;
     service.budget = built.budget;
@@ -79,58 +81,12 @@ fn read_service(table: &mut Table<'_>, mut policies: Policies) -> ServiceConfig 
     service
 }
 
-fn read_source(table: &mut Table<'_>) -> SourceConfig {
-    let resolver = table.text("resolver");
-    let file = table.text("file");
-    let addresses = table.texts("endpoints");
-    let given =
-        ["resolver", "file", "endpoints"].into_iter().filter(|key| table.has(key)).collect::<Vec<_>>();
-    match &*given {
-        [] => table.mistake("resolver", "nothing", "a resolver, a file, or a list of endpoints"),
-        [_] => {}
-        [first, others @ ..] => {
-            let found = format!("{first} beside {}", others.join(" and "));
-            table.mistake(first, found, "one of them");
-        }
-    }
-    if let Some(name) = resolver {
-        return SourceConfig::Resolver(name.to_owned());
-    }
-    if let Some(path) = file {
-        if path.is_empty() {
-            table.mistake("file", "\"\"", "a path");
-        } else if cfg!(not(feature = "file")) {
-            table.mistake(
-                "file",
-                format_args!("{path:?}"),
-                "nothing: this build reads no files (feature file)",
-            );
-        }
-        return SourceConfig::File(path.into());
-    }
-    if table.is_empty_list("endpoints") {
-        table.mistake("endpoints", "an empty list", AT_LEAST_ONE);
-    }
-    let mut endpoints: Vec<Endpoint> = Vec::new();
-    let mut seen = HashSet::new();
-    for (i, address) in addresses.unwrap_or_default() {
-        match address.parse::<Endpoint>() {
-            Ok(endpoint) if seen.insert(endpoint.id().clone()) => endpoints.push(endpoint),
-            Ok(endpoint) => table.add(again(i, &endpoint)),
-            Err(_) => {
-                let found = format!("{:?}", address.chars().take(64).collect::<String>());
-                table.add(Mistake::new(format!("endpoints[{i}]"), found, ADDRESS));
-            }
-        }
-    }
-    SourceConfig::Endpoints(endpoints)
-}
-
 /// The tables of a service under construction.
 #[derive(Clone)]
 struct Policies {
     discovery: DiscoveryConfigBuilder,
     locality: Option<Arc<str>>,
+    rest_after: Option<Duration>,
     deadline: DeadlineConfigBuilder,
     retry: RetryConfigBuilder,
     budget: BudgetConfigBuilder,
@@ -161,6 +117,7 @@ impl Default for Policies {
         Self {
             discovery: DiscoveryConfig::builder(),
             locality: None,
+            rest_after: None,
             deadline: DeadlineConfig::builder(),
             retry: RetryConfig::builder(),
             budget: BudgetConfig::builder(),
@@ -185,6 +142,9 @@ macro_rules! set {
     };
 }
 
+#[cfg(any(feature = "dns", feature = "etcd"))]
+pub(super) use set;
+
 /// What a builder makes; if it refuses, that is told and it is as if nothing had been said: `checked!(table, builder, fresh)`.
 macro_rules! checked {
     ($table:expr, $builder:expr, $fresh:expr) => {
@@ -207,7 +167,7 @@ impl Policies {
             overprovisioning: count, panic_threshold: count, slow_start_window: duration,
             slow_start_aggression: number, slow_start_min_weight: number,
             merge_window: duration, max_stale: duration, removal_grace: duration, empty_grace: duration,
-            keep_healthy: flag);
+            keep_healthy: flag, max_removal_percent: count, removal_interval: duration);
         if let Some(max) = part.count("max_endpoints") {
             self.discovery = self.discovery.max_endpoints(max as usize);
         }
@@ -224,6 +184,12 @@ impl Policies {
             match ServiceConfig::is_locality(locality) {
                 true => self.locality = Some(locality.into()),
                 false => part.mistake("locality", format_args!("{} bytes", locality.len()), ADDRESS),
+            }
+        }
+        if let Some(after) = part.duration("rest_after") {
+            match ServiceConfig::rest_mistake(after) {
+                None => self.rest_after = Some(after),
+                Some(mistake) => part.add(mistake),
             }
         }
         let discovery = checked!(part, self.discovery, Policies::default().discovery);
@@ -362,7 +328,6 @@ const OPEN_DELAYS: &[(&str, OpenDelay)] =
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn wrong(text: &str) -> Vec<(String, String)> {
         let error = Config::from_toml(text).unwrap_err();
@@ -535,6 +500,7 @@ mod tests {
             slow_start_aggression = 1.5
             slow_start_min_weight = 0.2
             locality = "zone-a"
+            rest_after = "10m"
             "#,
         )
         .unwrap();
@@ -553,15 +519,16 @@ mod tests {
             .unwrap();
         let service = &config.services["a"];
         assert_eq!((service.discovery, service.locality.as_deref()), (expected, Some("zone-a")));
+        assert_eq!(service.rest_after, Some(Duration::from_secs(600)));
         for (name, algorithm) in Algorithm::ALL {
             let text =
                 format!("[services.a]\nresolver = \"r\"\n[services.a.discovery]\nalgorithm = \"{name}\"");
             assert_eq!(Config::from_toml(&text).unwrap().services["a"].discovery.algorithm(), algorithm);
         }
         let mistakes = wrong(
-            "[services.a]\nresolver = \"r\"\n[services.a.discovery]\nalgorithm = \"best\"\nlocality = \"a b\"\nring_size = 0",
+            "[services.a]\nresolver = \"r\"\n[services.a.discovery]\nalgorithm = \"best\"\nlocality = \"a b\"\nring_size = 0\nrest_after = \"1ms\"",
         );
-        assert_eq!(mistakes.len(), 3, "{mistakes:?}");
+        assert_eq!(mistakes.len(), 4, "{mistakes:?}");
     }
 
     #[test]

@@ -53,7 +53,7 @@ fn mistakes(toml: &str) -> Vec<Told> {
     found
 }
 
-const SERVICE_FIELDS: &str = "breaker, budget, deadline, discovery, endpoints, file, health, hedge, outlier, ready_when, required, resolver, retry";
+const SERVICE_FIELDS: &str = "breaker, budget, deadline, discovery, dns, endpoints, etcd, file, health, hedge, outlier, ready_when, required, resolver, retry";
 const A_DURATION: &str = "a duration with a unit, such as \"500ms\", \"2s\" or \"1m\"";
 const AN_ADDRESS: &str = "1 to 1024 bytes without blanks or control characters";
 const A_PROBE: &str = "path, http, tcp, grpc, or a probe given to the builder";
@@ -117,7 +117,7 @@ fn wrong_services() -> Vec<(&'static str, Vec<Told>)> {
         ("resolver = \"dns\"\nretry = 3", &[("retry", "3", "a table")]),
         ("resolver = \"consul\"", &[("resolver", "\"consul\"", "\"dns\", \"list\"")]),
         ("resolver = 5", &[("resolver", "5", "a text")]),
-        ("endpoints = []", &[("endpoints", "an empty list", "at least one endpoint, a file, or a resolver")]),
+        ("endpoints = []", &[("endpoints", "an empty list", "at least one endpoint, or another source")]),
         ("endpoints = \"h:1\"", &[("endpoints", "\"h:1\"", "a list of texts")]),
         ("endpoints = [\"h:1\", \"i:1\", \"h:1\"]", &[("endpoints[2]", "h:1 again", "each endpoint once")]),
         ("endpoints = [\"two words\"]", &[("endpoints[0]", "\"two words\"", AN_ADDRESS)]),
@@ -133,7 +133,10 @@ fn wrong_services() -> Vec<(&'static str, Vec<Told>)> {
             "endpoints = [\"h:1\"]\nresolver = \"dns\"",
             &[("resolver", "resolver beside endpoints", "one of them")],
         ),
-        ("required = false", &[("resolver", "nothing", "a resolver, a file, or a list of endpoints")]),
+        (
+            "required = false",
+            &[("resolver", "nothing", "a resolver, dns, etcd, a file, or a list of endpoints")],
+        ),
         ("resolver = \"dns\"\nhealth.interval = \"1s\"", &[("health", "no probe", A_PROBE)]),
         ("resolver = \"dns\"\nhealth.path = 5", &[("health.path", "5", "a text")]),
         (
@@ -272,7 +275,7 @@ fn each_mistake_outside_the_services_too() {
             (
                 "defaults.breker",
                 "an unknown field",
-                "breaker, budget, deadline, discovery, health, hedge, outlier, retry",
+                "breaker, budget, deadline, discovery, dns, etcd, health, hedge, outlier, retry",
             ),
         ),
     ] {
@@ -342,12 +345,13 @@ fn a_configuration_in_code_is_checked_like_a_file() {
     };
     let config = Config::new()
         .start_timeout(Duration::ZERO)
-        .service("empty".parse().unwrap(), endpoints(&[]))
+        .service("empty".parse().unwrap(), endpoints(&[]).rest_after(Duration::ZERO))
         .service("twice".parse().unwrap(), endpoints(&["h:1", "i:1", "h:1"]))
         .service("users".parse().unwrap(), ServiceConfig::resolved_by("consul"));
     let expected = expect(&[
         ("start_timeout", "0ns", "1ms to 1h"),
-        ("services.empty.endpoints", "an empty list", "at least one endpoint, a file, or a resolver"),
+        ("services.empty.discovery.rest_after", "0ns", "1s to 1day"),
+        ("services.empty.endpoints", "an empty list", "at least one endpoint, or another source"),
         ("services.twice.endpoints[2]", "h:1 again", "each endpoint once"),
         ("services.users.resolver", "\"consul\"", "\"dns\", \"list\""),
     ]);

@@ -15,6 +15,7 @@ mod membership;
 mod probes;
 mod readiness;
 mod shutdown;
+mod sources;
 mod start;
 mod status;
 mod traffic;

@@ -182,6 +182,26 @@ async fn handles_that_are_gone_leave_nothing_behind() {
     mesh.shutdown(Duration::ZERO).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_service_that_nobody_calls_rests_and_is_woken_by_a_call() {
+    let config =
+        "[services.database]\nresolver = \"list\"\n[services.database.discovery]\nrest_after = \"10s\"";
+    let list = FixedList::new(["a:1".parse().unwrap()]).unwrap();
+    let mesh = Mesh::builder().config_toml(config).resolver("list", list.clone()).build().unwrap();
+    let service = mesh.service("database").unwrap().connect(|_: &EndpointHandle| {
+        service_fn(|query: Query| async move { Ok::<_, BoxError>(Rows(query.0)) })
+    });
+    mesh.start().await.unwrap();
+    sleep(Duration::from_secs(15)).await;
+    assert_eq!((the_service(&mesh).discovery.as_str(), endpoints(&mesh).len()), ("resting", 1));
+    list.set(["b:1".parse().unwrap()]).unwrap();
+    service.clone().oneshot(query("SELECT 1")).await.unwrap();
+    assert_eq!(endpoints(&mesh)[0].id, "a:1");
+    sleep(Duration::from_millis(1001)).await;
+    assert_eq!((the_service(&mesh).discovery.as_str(), endpoints(&mesh)[0].id.as_str()), ("current", "b:1"));
+    mesh.shutdown(Duration::ZERO).await;
+}
+
 #[cfg(feature = "file")]
 #[tokio::test]
 async fn endpoints_in_a_file_are_followed() {

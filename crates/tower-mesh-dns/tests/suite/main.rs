@@ -1,140 +1,22 @@
-//! A real DNS server, BIND from Debian, on a high port of loopback, whose zone changes while it is asked.
+//! A real DNS server, BIND from Debian, on loopback, whose zone changes while it is asked.
 //!
 //! Without `named` and `nsupdate` there is nothing to test with: that is said and passed over, but where `MESH_REQUIRE_SERVERS` is set it fails.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
-use std::fs;
-use std::io::Write as _;
-use std::net::{SocketAddr, UdpSocket};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+mod server;
+
+mod calls;
+mod system;
+
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use tower_mesh_core::error::find_in;
 use tower_mesh_core::{Endpoint, Resolve, ResolveError, ServiceName, Update};
-use tower_mesh_dns::{DnsConfig, DnsConfigBuilder, DnsError, DnsErrorKind, DnsResolver, Families};
+use tower_mesh_dns::{DnsError, DnsErrorKind, DnsResolver, Families};
 
-const ZONE: &str = "\
-$TTL 1
-@ IN SOA ns.mesh.test. root.mesh.test. 1 60 60 600 1
-@ IN NS ns.mesh.test.
-ns IN A 127.0.0.1
-users IN A 127.0.0.2
-users IN AAAA ::1
-only4 IN A 127.0.0.4
-alias IN CNAME users
-text IN TXT \"nothing to connect to\"
-_web._tcp IN SRV 10 60 8081 users.mesh.test.
-";
-
-/// A server of its own for one test. It ends with it.
-struct Bind {
-    process: Child,
-    folder: PathBuf,
-    address: SocketAddr,
-}
-
-impl Bind {
-    /// None where there is no BIND, and that may be.
-    fn start() -> Option<Self> {
-        let there = |program: &str| {
-            let version =
-                Command::new(program).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
-            version.is_ok()
-        };
-        let named = ["named", "/usr/sbin/named"].into_iter().find(|program| there(program));
-        let Some(named) = named.filter(|_| there("nsupdate")) else {
-            assert!(
-                std::env::var_os("MESH_REQUIRE_SERVERS").is_none(),
-                "named or nsupdate is missing (bind9, bind9-dnsutils)"
-            );
-            println!("skipped: named or nsupdate is missing (Debian: bind9, bind9-dnsutils)");
-            return None;
-        };
-        // A port that is free now may be taken before named has it: then another.
-        (0..5).find_map(|_| Self::try_start(named)).or_else(|| panic!("named does not start"))
-    }
-
-    fn try_start(named: &str) -> Option<Self> {
-        let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let port = address.port();
-        let folder = std::env::temp_dir().join(format!("tower-mesh-bind-{}-{port}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let at = folder.display();
-        fs::write(folder.join("mesh.test.zone"), ZONE).unwrap();
-        // A zone that does not load is answered with SERVFAIL.
-        fs::write(folder.join("broken.zone"), "@ IN broken\n").unwrap();
-        let config = format!(
-            "options {{ directory \"{at}\"; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }}; pid-file \"{at}/named.pid\"; \
-             session-keyfile \"{at}/session.key\"; recursion no; dnssec-validation no; allow-update {{ 127.0.0.1; }}; }};\n\
-             controls {{ }};\n\
-             zone \"mesh.test\" {{ type master; file \"mesh.test.zone\"; }};\n\
-             zone \"dead.test\" {{ type master; file \"broken.zone\"; }};\n"
-        );
-        fs::write(folder.join("named.conf"), config).unwrap();
-        let log = fs::File::create(folder.join("log")).unwrap();
-        let process = Command::new(named)
-            .args(["-g", "-n", "1", "-c"])
-            .arg(folder.join("named.conf"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut bind = Self { process, folder, address };
-        bind.is_ready().then_some(bind)
-    }
-
-    /// Waits until it has loaded its zones.
-    fn is_ready(&mut self) -> bool {
-        for _ in 0..400 {
-            if self.process.try_wait().unwrap().is_some() {
-                return false;
-            }
-            if fs::read_to_string(self.folder.join("log")).unwrap_or_default().contains("running") {
-                return true;
-            }
-            #[expect(clippy::disallowed_methods, reason = "another process is waited for")]
-            std::thread::sleep(Duration::from_millis(25));
-        }
-        false
-    }
-
-    fn update(&self, lines: &str) {
-        let mut nsupdate = Command::new("nsupdate").stdin(Stdio::piped()).spawn().unwrap();
-        let text = format!("server 127.0.0.1 {}\nzone mesh.test\n{lines}\nsend\n", self.address.port());
-        nsupdate.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-        assert!(nsupdate.wait().unwrap().success());
-    }
-
-    /// Sends a signal, by the server's own id.
-    fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").arg(signal).arg(self.process.id().to_string()).status();
-        assert!(sent.unwrap().success());
-    }
-
-    fn resolver(&self, change: impl FnOnce(DnsConfigBuilder) -> DnsConfigBuilder) -> DnsResolver {
-        let ms = Duration::from_millis;
-        let config = DnsConfig::builder()
-            .servers([self.address])
-            .timeout(ms(300))
-            .attempts(1)
-            .min_interval(ms(100))
-            .retry_delay(ms(100))
-            .max_retry_delay(ms(200));
-        DnsResolver::with_config(change(config).build().unwrap()).unwrap()
-    }
-}
-
-impl Drop for Bind {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-        let _ = fs::remove_dir_all(&self.folder);
-    }
-}
+use self::server::Bind;
 
 type Updates = BoxStream<'static, Result<Update, ResolveError>>;
 
@@ -251,4 +133,14 @@ async fn search_domains_complete_a_name_and_do_not_hide_a_failure() {
     // One candidate could not be asked for, the others are not there: that is no "not found".
     let hidden = bind.resolver(|config| config.search(["dead.test", "mesh.test"]).default_port(80));
     next(&mut resolve(&hidden, "nope")).await.unwrap_err();
+}
+
+/// The server cuts what does not fit in a datagram, and gives the whole over TCP.
+#[tokio::test]
+async fn an_answer_that_is_too_long_for_a_datagram_is_asked_for_over_tcp() {
+    let Some(bind) = Bind::start() else { return };
+    let dns = bind.resolver(|config| config.families(Families::V4));
+    let records = (1..=90).map(|i| format!("update add many.mesh.test 1 A 127.0.1.{i}\n"));
+    bind.update(&records.collect::<String>());
+    assert_eq!(endpoints(&mut resolve(&dns, "many.mesh.test:80")).await.len(), 90);
 }

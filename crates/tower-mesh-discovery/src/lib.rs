@@ -32,7 +32,7 @@ pub use config::{DiscoveryConfig, DiscoveryConfigBuilder};
 pub use driver::Driver;
 pub use error::{NoEndpoints, NoEndpointsReason, NotDriven, NotReady};
 #[cfg(feature = "file")]
-pub use file::{FileError, FileList};
+pub use file::{FileError, FileList, FileWatch};
 pub use fixed::{FixedList, InvalidList};
 pub use from_discover::FromDiscover;
 pub use future::BalanceFuture;

@@ -13,11 +13,12 @@ use crate::config::{Config, ConfigError, Draft, ProbeSettings, ServiceConfig, pa
 use crate::mesh::Mesh;
 use crate::part::Part;
 use crate::probe;
+use crate::reload::Reloads;
 use crate::resolver::{AnyResolver, Sources};
 
 pub(crate) type AnyHealth = (HealthLayer, Prober);
 
-type MakeHealth = Box<dyn FnOnce(HealthConfig) -> AnyHealth + Send>;
+pub(crate) type MakeHealth = Box<dyn FnOnce(HealthConfig) -> AnyHealth + Send>;
 
 /// Collects the parts of a [`Mesh`]. Nothing runs, and nothing is resolved, before [`Mesh::start`].
 #[derive(Default)]
@@ -26,6 +27,7 @@ pub struct MeshBuilder {
     config: Given,
     resolvers: HashMap<String, AnyResolver>,
     probes: HashMap<String, MakeHealth>,
+    follow: bool,
 }
 
 /// Where the services and their policies are told. Texts are not read before [`MeshBuilder::build`].
@@ -93,19 +95,37 @@ impl MeshBuilder {
         self
     }
 
+    /// Has a running mesh follow its configuration's file: when that changes, it is reloaded as by [`Mesh::reload`]. What is wrong with a new one is told to
+    /// `tracing` and in the [status](Mesh::status), and the old one stays.
+    ///
+    /// Write a new file beside it and rename that over it: then no state in between is ever seen.
+    #[cfg(feature = "file")]
+    pub fn follow_config(mut self) -> Self {
+        self.follow = true;
+        self
+    }
+
     /// The mesh, not yet started.
     ///
     /// # Errors
     /// When the configuration cannot be read, says something that cannot be, asks for a resolver or a probe that is not there, or when a probe is
     /// given that nobody asks for; every such mistake in one answer.
     pub fn build(self) -> Result<Mesh, ConfigError> {
-        let Self { config, resolvers, mut probes } = self;
+        let Self { config, resolvers, mut probes, follow } = self;
+        let watched = match &config {
+            Given::Path(path) if follow => Some(path.clone()),
+            _ => None,
+        };
         let Draft { config, mut mistakes } = config.draft()?;
+        if follow && watched.is_none() {
+            mistakes.push(Mistake::new("follow_config", "a configuration that is no file", "config_path"));
+        }
         let mut sources = Sources::new(resolvers);
         let mut found = HashMap::new();
         for (name, service) in &config.services {
             let source = sources.find(&service.source);
-            let wrong = [source.as_ref().err().cloned(), health_mistake(name, service, &probes)];
+            let given = probes.contains_key(name.as_str());
+            let wrong = [source.as_ref().err().cloned(), health_mistake(service, given)];
             if let Ok(Some(source)) = source {
                 found.insert(name.clone(), source);
             }
@@ -124,22 +144,31 @@ impl MeshBuilder {
 
         let parts = config.services.iter().map(|(name, service)| {
             let resolver = found.remove(name).expect("a service without a source is a mistake");
-            let health = service.health.as_ref().map(|settings| match probes.remove(name.as_str()) {
-                Some(make) => make(settings.config),
-                None => probe::health(settings),
-            });
-            (name.clone(), Arc::new(Part::new(name.clone(), service, &resolver, health)))
+            let part = part(name, service, &resolver, probes.remove(name.as_str()));
+            (name.clone(), Arc::new(part))
         });
-        Ok(Mesh::new(parts.collect(), config.start_timeout))
+        let parts = parts.collect();
+        Ok(Mesh::new(parts, Reloads::new(sources, config.start_timeout, watched)))
     }
 }
 
-fn health_mistake(
+/// A service that was checked; `make` its probe, if it was given to the builder.
+pub(crate) fn part(
     name: &ServiceName,
     service: &ServiceConfig,
-    probes: &HashMap<String, MakeHealth>,
-) -> Option<Mistake> {
-    match (&service.health.as_ref()?.probe, probes.contains_key(name.as_str())) {
+    resolver: &AnyResolver,
+    make: Option<MakeHealth>,
+) -> Part {
+    let health = service.health.as_ref().map(|settings| match make {
+        Some(make) => make(settings.config),
+        None => probe::health(settings),
+    });
+    Part::new(name.clone(), service, resolver, health)
+}
+
+/// What is wrong with how a service is probed; `given` if its probe was given to the builder.
+pub(crate) fn health_mistake(service: &ServiceConfig, given: bool) -> Option<Mistake> {
+    match (&service.health.as_ref()?.probe, given) {
         (None, true) => None,
         (None, false) => {
             Some(Mistake::new("health", "no probe", "path, http, tcp, grpc, or a probe given to the builder"))

@@ -10,6 +10,7 @@ mod mesh;
 mod part;
 mod probe;
 mod readiness;
+mod reload;
 mod resolver;
 mod service;
 mod status;
@@ -22,10 +23,11 @@ pub use error::{Error, ErrorKind};
 pub use lifecycle::{ShutdownReport, StartError};
 pub use mesh::Mesh;
 pub use readiness::{Readiness, Requirement, ServiceState};
+pub use reload::Reloaded;
 pub use service::{Connected, MeshFuture, MeshService, ServiceHandle, Tower, With};
 pub use status::{
-    CircuitStatus, EndpointStatus, HealthStatus, MeshState, MeshStatus, OutlierStatus, RetryStatus,
-    ServiceStatus,
+    CircuitStatus, ConfigStatus, EndpointStatus, HealthStatus, MeshState, MeshStatus, OutlierStatus,
+    RetryStatus, ServiceStatus,
 };
 
 pub use tower_mesh_breaker as breaker;

@@ -1,6 +1,5 @@
 //! Starting and stopping: what runs, and in which order.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -13,6 +12,7 @@ use tower_mesh_core::{BoxError, Operation, ServiceName};
 use tower_mesh_discovery::DiscoveryState;
 
 use crate::error::{Error, ErrorKind};
+use crate::mesh::Parts;
 use crate::part::{Component, Part};
 use crate::status::MeshState;
 
@@ -44,37 +44,57 @@ impl Lifecycle {
             .map_err(MeshState::from_u8)
     }
 
+    /// Runs all work of a service that joins a mesh which has started.
+    pub(crate) fn run_all(&self, part: &Part) {
+        if matches!(self.state(), MeshState::Starting | MeshState::Running) {
+            for component in [Component::Discovery, Component::Outlier, Component::Health] {
+                self.run(part, component);
+            }
+        }
+    }
+
+    /// Runs work that belongs to no service, until the shutdown.
+    #[cfg(feature = "file")]
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move { stop.run_until_cancelled(work).await });
+    }
+
     fn run(&self, part: &Part, component: Component) {
         for work in part.take_work(component) {
-            let stop = self.stop.clone();
-            self.tasks.spawn(async move { stop.run_until_cancelled(work.future).await });
+            let (stop, leave) = (self.stop.clone(), part.stop.clone());
+            let work = async move { leave.run_until_cancelled(work.future).await };
+            self.tasks.spawn(async move { stop.run_until_cancelled(work).await });
         }
     }
 
     /// Whether calls are taken.
     #[inline]
-    pub(crate) fn admit(&self, service: &ServiceName, operation: Option<Operation>) -> Result<(), Error> {
+    pub(crate) fn admit(&self, part: &Part, operation: Option<Operation>) -> Result<(), Error> {
         let kind = match self.state() {
+            MeshState::Starting | MeshState::Running if part.is_gone() => ErrorKind::ServiceNotFound,
             MeshState::Starting | MeshState::Running => return Ok(()),
             MeshState::Built => ErrorKind::NotStarted,
             MeshState::Stopping | MeshState::Stopped => ErrorKind::ShuttingDown,
         };
-        Err(Error::new(kind, service.as_str(), operation))
+        Err(Error::new(kind, part.name.as_str(), operation))
     }
 
     /// Starts everything in order: discovery and what looks over its endpoints, and when every required service is resolved, health. (Circuits need no work in
     /// the background.)
     pub(crate) async fn start(
         &self,
-        parts: &BTreeMap<ServiceName, Arc<Part>>,
+        parts: impl FnOnce() -> Arc<Parts>,
         timeout: Duration,
     ) -> Result<(), StartError> {
         self.go(MeshState::Built, MeshState::Starting).map_err(StartError::not_built)?;
+        // Only now: a service that is added later is started by who adds it.
+        let parts = parts();
         for part in parts.values() {
             self.run(part, Component::Discovery);
             self.run(part, Component::Outlier);
         }
-        let required = parts.values().filter(|part| part.required);
+        let required = parts.values().filter(|part| part.config().required);
         let resolved = try_join_all(required.map(|part| resolved(part, timeout)));
         if let Some(Err(error)) = self.stop.run_until_cancelled(resolved).await {
             self.end().await;
@@ -90,16 +110,11 @@ impl Lifecycle {
     }
 
     /// Takes no more calls, waits for those under way for at most `grace`, then ends every task and waits for it.
-    pub(crate) async fn shutdown(
-        &self,
-        parts: &BTreeMap<ServiceName, Arc<Part>>,
-        grace: Duration,
-    ) -> ShutdownReport {
+    pub(crate) async fn shutdown(&self, under_way: impl Fn() -> u64, grace: Duration) -> ShutdownReport {
         /// How often the calls under way are counted while draining.
         const LOOK_EVERY: Duration = Duration::from_millis(10);
 
         self.state.fetch_max(MeshState::Stopping as u8, Ordering::AcqRel);
-        let under_way = || -> u64 { parts.values().map(|part| part.under_way()).sum() };
         let drained = async {
             while under_way() > 0 {
                 tokio::time::sleep(LOOK_EVERY).await;

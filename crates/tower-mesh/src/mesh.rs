@@ -5,26 +5,34 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use tower_mesh_breaker::Circuit;
 use tower_mesh_core::{BoxError, Operation, ServiceName};
 use tower_service::Service;
 
 use crate::builder::MeshBuilder;
 use crate::call::{self, MeshRequest, Registry};
+use crate::config::{Config, ConfigError};
 use crate::error::{Error, ErrorKind};
 use crate::lifecycle::{Lifecycle, ShutdownReport, StartError};
 use crate::part::Part;
 use crate::readiness::Readiness;
+use crate::reload::{Reloaded, Reloads};
 use crate::service::ServiceHandle;
 use crate::status::{MeshState, MeshStatus};
 use crate::under_way::{Counted, UnderWay};
+
+/// The services there are.
+pub(crate) type Parts = BTreeMap<ServiceName, Arc<Part>>;
 
 /// A mesh of services, of any number of request types. Clones are the same mesh.
 #[derive(Clone)]
 pub struct Mesh(Arc<Inner>);
 
-struct Inner {
-    parts: BTreeMap<ServiceName, Arc<Part>>,
-    start_timeout: Duration,
+pub(crate) struct Inner {
+    /// Replaced as a whole by a reload.
+    parts: ArcSwap<Parts>,
+    pub(crate) reloads: Reloads,
     lifecycle: Arc<Lifecycle>,
     registry: Registry,
 }
@@ -35,9 +43,13 @@ impl Mesh {
         MeshBuilder::default()
     }
 
-    pub(crate) fn new(parts: BTreeMap<ServiceName, Arc<Part>>, start_timeout: Duration) -> Self {
+    pub(crate) fn new(parts: Parts, reloads: Reloads) -> Self {
         let (lifecycle, registry) = (Arc::new(Lifecycle::new()), Registry::default());
-        Self(Arc::new(Inner { parts, start_timeout, lifecycle, registry }))
+        Self(Arc::new(Inner { parts: ArcSwap::from_pointee(parts), reloads, lifecycle, registry }))
+    }
+
+    fn part(&self, name: &str) -> Option<Arc<Part>> {
+        self.0.parts.load().get(name).cloned()
     }
 
     /// A service, to be joined with the client that reaches it.
@@ -45,8 +57,8 @@ impl Mesh {
     /// # Errors
     /// [`ErrorKind::ServiceNotFound`] when the configuration has no such service.
     pub fn service(&self, name: &str) -> Result<ServiceHandle, Error> {
-        match self.0.parts.get(name) {
-            Some(part) => Ok(ServiceHandle::new(part.clone(), self.0.lifecycle.clone())),
+        match self.part(name) {
+            Some(part) => Ok(ServiceHandle::new(part, self.0.lifecycle.clone())),
             None => Err(Error::new(ErrorKind::ServiceNotFound, name, None)),
         }
     }
@@ -63,7 +75,7 @@ impl Mesh {
         S::Future: Send + 'static,
     {
         let not_found = || Error::new(ErrorKind::ServiceNotFound, name, None);
-        let part = self.0.parts.get(name).ok_or_else(not_found)?;
+        let part = self.part(name).ok_or_else(not_found)?;
         self.0.registry.register::<Q, S>(part.name.clone(), service);
         Ok(())
     }
@@ -80,9 +92,9 @@ impl Mesh {
     ) -> Result<Q::Response, Error> {
         let operation = Operation::named(operation);
         let not_found = || Error::new(ErrorKind::ServiceNotFound, service, Some(operation));
-        let part = self.0.parts.get(service).ok_or_else(not_found)?;
+        let part = self.part(service).ok_or_else(not_found)?;
         let service = self.0.registry.find::<Q>(&part.name, operation)?;
-        self.0.lifecycle.admit(&part.name, Some(operation))?;
+        self.0.lifecycle.admit(&part, Some(operation))?;
 
         /// Counts the call out however it ends.
         struct Call<'a>(&'a UnderWay, Option<Counted>);
@@ -104,14 +116,61 @@ impl Mesh {
     /// When a required service cannot be resolved within the configured `start_timeout`, naming it; what had started is stopped again. When it
     /// has been started or shut down before.
     pub async fn start(&self) -> Result<(), StartError> {
-        self.0.lifecycle.start(&self.0.parts, self.0.start_timeout).await
+        let inner = &*self.0;
+        inner.lifecycle.start(|| inner.parts.load_full(), inner.reloads.start_timeout()).await?;
+        #[cfg(feature = "file")]
+        if let Some(path) = inner.reloads.watched() {
+            inner.lifecycle.spawn(crate::reload::follow(Arc::downgrade(&self.0), path.to_owned()));
+        }
+        Ok(())
     }
 
     /// Takes no more calls, waits up to `grace` for those under way, ends every background task and waits for it.
     ///
     /// A mesh that was shut down is not started again. Dropping the future leaves it without new calls and its tasks as they are; a further call ends them.
     pub async fn shutdown(&self, grace: Duration) -> ShutdownReport {
-        self.0.lifecycle.shutdown(&self.0.parts, grace).await
+        let inner = &*self.0;
+        let under_way = || {
+            let parts = inner.parts.load();
+            let parts = parts.values().map(|part| part.under_way()).sum::<u64>();
+            parts + inner.reloads.gone_under_way()
+        };
+        inner.lifecycle.shutdown(under_way, grace).await
+    }
+
+    /// Goes by `config` from now on. It is checked as a whole first: if anything is wrong with it, or cannot change while the mesh runs, nothing changes.
+    ///
+    /// What is the same stays untouched, with all that was learned. Of a service that has changed, the circuits keep their state and their windows, the
+    /// endpoints that stay keep their records, the budget what was put and spent; calls under way go on as they began. A service that is new is started if
+    /// the mesh is, and one that is missing takes no more calls ([`ErrorKind::ServiceNotFound`]), while those under way go on.
+    ///
+    /// Only the restart of the program changes: where a service's endpoints come from, except for a list of them; its `discovery` table; how it is probed;
+    /// whether it has a table `health` or `outlier`; and of its budget the ttl and the throttle. `start_timeout` means nothing once it has started.
+    ///
+    /// Of a mesh that has started it must be called inside tokio's runtime.
+    ///
+    /// # Errors
+    /// Every mistake and every change that cannot be made, with their paths; [`ConfigError::Busy`] when another reload is under way. The old
+    /// configuration stays.
+    ///
+    /// ```
+    /// # async fn f(mesh: tower_mesh::Mesh) -> Result<(), tower_mesh::config::ConfigError> {
+    /// let reloaded = mesh.reload(tower_mesh::Config::from_path("mesh.toml")?)?;
+    /// println!("{} services have changed", reloaded.changed().len());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn reload(&self, config: Config) -> Result<Reloaded, ConfigError> {
+        self.0.reload(config)
+    }
+
+    /// The circuits of all services' endpoints, for reports and for orders: to force one open, to close it, to hear of its transitions.
+    pub fn circuits(&self) -> Vec<(ServiceName, Circuit)> {
+        let of = |part: &Arc<Part>| {
+            let name = part.name.clone();
+            part.breaker.circuits().into_iter().map(move |circuit| (name.clone(), circuit))
+        };
+        self.0.parts.load().values().flat_map(of).collect()
     }
 
     /// How far it is.
@@ -125,14 +184,27 @@ impl Mesh {
     /// An optional service never makes a program unready, nor does an open circuit to a required one, unless the service says `ready_when = "available"`
     /// and no endpoint of it is left.
     pub fn readiness(&self) -> Readiness {
-        let status = self.status();
-        let parts = self.0.parts.values().map(|part| (part.required, part.ready_when));
-        Readiness::of(&status, parts)
+        let parts = self.0.parts.load_full();
+        let wanted = parts.values().map(|part| {
+            let config = part.config();
+            (config.required, config.ready_when)
+        });
+        Readiness::of(&self.status_of(&parts), wanted)
     }
 
     /// A snapshot of everything. Taking it changes nothing and holds up no call.
     pub fn status(&self) -> MeshStatus {
-        MeshStatus::take(self.state(), self.0.parts.values())
+        self.status_of(&self.0.parts.load_full())
+    }
+
+    fn status_of(&self, parts: &Parts) -> MeshStatus {
+        MeshStatus::take(self.state(), self.0.reloads.status(), parts.values())
+    }
+}
+
+impl Inner {
+    pub(crate) fn reload(&self, config: Config) -> Result<Reloaded, ConfigError> {
+        self.reloads.reload(config, &self.parts, |part| self.lifecycle.run_all(part))
     }
 }
 
@@ -140,7 +212,7 @@ impl fmt::Debug for Mesh {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mesh")
             .field("state", &self.state())
-            .field("services", &self.0.parts.keys())
+            .field("services", &self.0.parts.load().keys())
             .finish_non_exhaustive()
     }
 }

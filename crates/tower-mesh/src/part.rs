@@ -1,26 +1,31 @@
 //! What the mesh keeps of one service: its layers, and the background work that belongs to them.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
 use tower_mesh_breaker::BreakerLayer;
 use tower_mesh_breaker::outlier::Outliers;
 use tower_mesh_core::ServiceName;
 use tower_mesh_core::classify::ByResult;
-use tower_mesh_discovery::DiscoveryLayer;
+use tower_mesh_core::error::Mistake;
+use tower_mesh_discovery::{DiscoveryLayer, FixedList};
 use tower_mesh_health::HealthLayer;
 use tower_mesh_retry::{DeadlineLayer, HedgeLayer, RetryBudget, RetryLayer};
 
 use crate::builder::AnyHealth;
-use crate::config::{ReadyWhen, ServiceConfig};
+use crate::config::{ServiceConfig, SourceConfig};
 use crate::resolver::AnyResolver;
 use crate::under_way::UnderWay;
 
 /// One service of a mesh. Every handle to it is made from these layers, so all of them share endpoints, circuits, probes and budget.
 pub(crate) struct Part {
     pub(crate) name: ServiceName,
-    pub(crate) required: bool,
-    pub(crate) ready_when: ReadyWhen,
+    /// What it goes by now.
+    config: Mutex<ServiceConfig>,
+    /// The endpoints, where they stand in the configuration.
+    list: Option<FixedList>,
     pub(crate) discovery: DiscoveryLayer,
     pub(crate) breaker: BreakerLayer<ByResult>,
     pub(crate) outliers: Option<Outliers>,
@@ -33,6 +38,9 @@ pub(crate) struct Part {
     /// Calls by name whose answer is awaited, through the layers or not.
     pub(crate) named_calls: UnderWay,
     work: Mutex<Vec<Work>>,
+    /// Ends its background work, when the service is taken out of the mesh.
+    pub(crate) stop: CancellationToken,
+    gone: AtomicBool,
 }
 
 /// Something that must run for a service, and its name in errors and reports.
@@ -93,8 +101,8 @@ impl Part {
         let budget = RetryBudget::new(config.budget);
         Self {
             name,
-            required: config.required,
-            ready_when: config.ready_when,
+            config: Mutex::new(config.clone()),
+            list: resolver.list().cloned(),
             discovery,
             breaker,
             outliers,
@@ -105,7 +113,103 @@ impl Part {
             calls: UnderWay::default(),
             named_calls: UnderWay::default(),
             work: Mutex::new(work),
+            stop: CancellationToken::new(),
+            gone: AtomicBool::new(false),
         }
+    }
+
+    /// The tables and fields in which `next` differs from what this goes by; and, in `wrong`, what of it cannot change while it runs.
+    pub(crate) fn differing(&self, next: &ServiceConfig, wrong: &mut Vec<Mistake>) -> Vec<&'static str> {
+        const RESTART: &str = "what it was started with: this takes a restart";
+
+        let now = self.config();
+        let only_list = self.list.is_some() && matches!(next.source, SourceConfig::Endpoints(_));
+        let fixed = [
+            ("source", now.source == next.source || only_list),
+            ("discovery", now.discovery == next.discovery && now.rest_after == next.rest_after),
+            ("discovery.locality", now.locality == next.locality),
+            ("outlier", now.outlier.is_some() == next.outlier.is_some()),
+            ("health", now.health.is_some() == next.health.is_some()),
+            (
+                "health",
+                now.health.as_ref().map(|now| &now.probe) == next.health.as_ref().map(|next| &next.probe),
+            ),
+        ];
+        let moved = fixed.into_iter().filter(|(_, same)| !same);
+        wrong.extend(moved.map(|(field, _)| Mistake::new(field, "another one", RESTART)));
+        wrong.dedup();
+        if let Err(invalid) = now.budget.check_change(&next.budget) {
+            wrong.extend(invalid.mistakes().iter().map(|mistake| mistake.clone().under("budget")));
+        }
+        let same = [
+            ("endpoints", now.source == next.source),
+            ("required", now.required == next.required),
+            ("ready_when", now.ready_when == next.ready_when),
+            ("deadline", now.deadline == next.deadline),
+            ("retry", now.retry == next.retry),
+            ("budget", now.budget == next.budget),
+            ("hedge", now.hedge == next.hedge),
+            ("breaker", now.breaker == next.breaker),
+            ("outlier", now.outlier == next.outlier),
+            (
+                "health",
+                now.health.as_ref().map(|now| now.config) == next.health.as_ref().map(|next| next.config),
+            ),
+        ];
+        same.into_iter().filter(|(_, same)| !same).map(|(field, _)| field).collect()
+    }
+
+    /// Goes by `next` from now on, in which nothing is [wrong](Self::differing).
+    pub(crate) fn reload(&self, next: ServiceConfig) {
+        let now = std::mem::replace(&mut *self.config(), next.clone());
+        if let (Some(list), SourceConfig::Endpoints(endpoints)) = (&self.list, &next.source)
+            && now.source != next.source
+        {
+            // One that names an endpoint twice was refused.
+            let _ = list.set(endpoints.iter().cloned());
+        }
+        if now.deadline != next.deadline {
+            self.deadline.live().reload(next.deadline);
+        }
+        if now.retry != next.retry {
+            self.retry.live().reload(next.retry);
+        }
+        if now.hedge != next.hedge {
+            self.hedge.live().reload(next.hedge);
+        }
+        if now.budget != next.budget {
+            // What cannot change was refused.
+            let _ = self.retry.get_budget().reload(next.budget);
+        }
+        if now.breaker != next.breaker {
+            self.breaker.reload(next.breaker);
+        }
+        if let (Some(outliers), Some(next)) = (&self.outliers, next.outlier)
+            && now.outlier != Some(next)
+        {
+            outliers.reload(next);
+        }
+        if let (Some(layer), Some(next)) = (&self.health, &next.health)
+            && now.health.is_none_or(|now| now.config != next.config)
+        {
+            layer.reload(next.config);
+        }
+    }
+
+    pub(crate) fn config(&self) -> MutexGuard<'_, ServiceConfig> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it has been taken out of the mesh: no new calls.
+    #[inline]
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    /// Takes it out: its background work ends, calls under way go on.
+    pub(crate) fn leave(&self) {
+        self.gone.store(true, Ordering::Release);
+        self.stop.cancel();
     }
 
     /// How many calls are under way, at least: what waits for its answer, and what is still being read.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
-use futures_util::stream::{self, BoxStream};
+use futures_util::stream::BoxStream;
 use tower_mesh_core::error::Mistake;
 use tower_mesh_core::{Resolve, ResolveError, ServiceName, Update};
 use tower_mesh_discovery::FixedList;
@@ -16,16 +16,24 @@ pub(crate) type Updates = BoxStream<'static, Result<Update, ResolveError>>;
 
 /// Any resolver.
 #[derive(Clone)]
-pub(crate) struct AnyResolver(Arc<dyn Fn(&ServiceName) -> Updates + Send + Sync>);
+pub(crate) struct AnyResolver {
+    resolve: Arc<dyn Fn(&ServiceName) -> Updates + Send + Sync>,
+    list: Option<FixedList>,
+}
 
 impl AnyResolver {
     pub(crate) fn new(resolver: impl Resolve) -> Self {
-        Self(Arc::new(move |service| resolver.resolve(service).boxed()))
+        Self { resolve: Arc::new(move |service| resolver.resolve(service).boxed()), list: None }
     }
 
-    /// One whose word stays good when it has nothing more to say: a list that nobody is left to change does not grow stale.
-    pub(crate) fn lasting(resolver: impl Resolve) -> Self {
-        Self(Arc::new(move |service| resolver.resolve(service).chain(stream::pending()).boxed()))
+    /// A list of the configuration's, which another one may change.
+    fn of_list(list: FixedList) -> Self {
+        Self { list: Some(list.clone()), ..Self::new(list) }
+    }
+
+    /// The list, if it is one of the configuration's.
+    pub(crate) fn list(&self) -> Option<&FixedList> {
+        self.list.as_ref()
     }
 }
 
@@ -33,7 +41,7 @@ impl Resolve for AnyResolver {
     type Updates = Updates;
 
     fn resolve(&self, service: &ServiceName) -> Updates {
-        (self.0)(service)
+        (self.resolve)(service)
     }
 }
 
@@ -65,7 +73,7 @@ impl Sources {
             }
             // A list that names an endpoint twice was told of.
             SourceConfig::Endpoints(endpoints) => match FixedList::new(endpoints.iter().cloned()) {
-                Ok(list) => AnyResolver::lasting(list),
+                Ok(list) => AnyResolver::of_list(list),
                 Err(_) => return Ok(None),
             },
             #[cfg(feature = "file")]

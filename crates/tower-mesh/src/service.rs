@@ -207,7 +207,7 @@ where
         let clone = self.gate.clone();
         let gate = std::mem::replace(&mut self.gate, clone);
         let operation = self.operation.or_else(|| CallContext::with(|call| call.operation()).flatten());
-        let state = match gate.lifecycle.admit(&gate.part.name, operation) {
+        let state = match gate.lifecycle.admit(&gate.part, operation) {
             Err(error) => State::Refused { error: Some(error) },
             Ok(()) => {
                 let future = match self.operation {

@@ -56,8 +56,22 @@ impl fmt::Display for MeshState {
 pub struct MeshStatus {
     /// How far it is.
     pub state: MeshState,
+    /// Its configuration.
+    pub config: ConfigStatus,
     /// Its services, by name.
     pub services: Vec<ServiceStatus>,
+}
+
+/// What became of other configurations for a mesh that runs.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct ConfigStatus {
+    /// Reloads that were applied.
+    pub reloads: u64,
+    /// Reloads that were refused: the old configuration stayed.
+    pub refused: u64,
+    /// What was wrong with the last one, if it was refused.
+    pub last_error: Option<String>,
 }
 
 /// A service at one moment.
@@ -175,9 +189,13 @@ pub struct HealthStatus {
 }
 
 impl MeshStatus {
-    pub(crate) fn take<'a>(state: MeshState, parts: impl Iterator<Item = &'a Arc<Part>>) -> Self {
+    pub(crate) fn take<'a>(
+        state: MeshState,
+        config: ConfigStatus,
+        parts: impl Iterator<Item = &'a Arc<Part>>,
+    ) -> Self {
         let now = Tick::of(tokio::time::Instant::now().into_std());
-        Self { state, services: parts.map(|part| service(part, now)).collect() }
+        Self { state, config, services: parts.map(|part| service(part, now)).collect() }
     }
 }
 

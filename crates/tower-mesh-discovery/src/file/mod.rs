@@ -13,7 +13,7 @@ use futures_util::stream::{self, BoxStream};
 use tower_mesh_core::error::InvalidConfig;
 use tower_mesh_core::{BoxError, Endpoint, Resolve, ResolveError, ServiceName, Update};
 
-use self::watch::Watch;
+pub use self::watch::FileWatch;
 
 /// The endpoints stand in a file, and follow it: `.json` is JSON, everything else TOML. It answers every service name with the same list.
 ///
@@ -97,7 +97,7 @@ impl Resolve for FileList {
 
     fn resolve(&self, _service: &ServiceName) -> Self::Updates {
         let path = std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone());
-        let following = Following { watch: Watch::new(&path), path, said: None };
+        let following = Following { watch: FileWatch::new(&path), path, said: None };
         stream::unfold(following, |mut following| async {
             let said = following.next().await;
             Some((said, following))
@@ -109,7 +109,7 @@ impl Resolve for FileList {
 /// A file that is followed.
 struct Following {
     path: PathBuf,
-    watch: Watch,
+    watch: FileWatch,
     /// What the file held, or why it could not be read, when something was last said of it.
     said: Option<Result<Vec<u8>, String>>,
 }

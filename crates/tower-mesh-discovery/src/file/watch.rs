@@ -10,8 +10,20 @@ use tokio::sync::Notify;
 
 use super::{BURST, QUIET, RECHECK, RECHECK_UNWATCHED};
 
-/// The watch over one file. Dropping it ends the watching, and with it the thread that listens.
-pub(super) struct Watch {
+/// The watch over one file: of what stands in it nothing is known here. Dropping it ends the watching, and with it the thread that listens.
+///
+/// ```
+/// # async fn f() -> std::io::Result<()> {
+/// let mut watch = tower_mesh_discovery::FileWatch::new("/etc/users.toml".as_ref());
+/// loop {
+///     watch.changed().await;
+///     let text = tokio::fs::read("/etc/users.toml").await?;
+///     // what differs from the last time is news
+/// #   drop(text);
+/// }
+/// # }
+/// ```
+pub struct FileWatch {
     directory: PathBuf,
     /// None while the directory cannot be watched: then looking now and then is all there is.
     watcher: Option<RecommendedWatcher>,
@@ -25,8 +37,9 @@ struct Heard {
     lost: AtomicBool,
 }
 
-impl Watch {
-    pub(super) fn new(file: &Path) -> Self {
+impl FileWatch {
+    /// A watch over `file`, which need not be there. What is watched is its directory, so it may be replaced.
+    pub fn new(file: &Path) -> Self {
         let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty());
         let directory = directory.unwrap_or(Path::new(".")).to_owned();
         Self { directory, watcher: None, heard: Arc::default() }
@@ -75,8 +88,12 @@ impl Watch {
         Ok(watcher)
     }
 
-    /// Waits until something has happened and the burst of it is over, or it is time to look anyway.
-    pub(super) async fn changed(&self) {
+    /// Waits until something has happened to the file and the burst of it is over, or it is time to look anyway: every 5 s, every second while the directory
+    /// cannot be watched. It may have been something else in the directory. At once when it begins to watch, as what happened before is not heard.
+    ///
+    /// Needs tokio's runtime. Dropping the future loses nothing.
+    pub async fn changed(&mut self) {
+        self.renew();
         let something = || self.heard.something.notified();
         let recheck = if self.watcher.is_some() { RECHECK } else { RECHECK_UNWATCHED };
         if tokio::time::timeout(recheck, something()).await.is_err() {
@@ -90,4 +107,10 @@ impl Watch {
 
 fn is_reading(kind: EventKind) -> bool {
     matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write))
+}
+
+impl std::fmt::Debug for FileWatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileWatch").field("directory", &self.directory).finish_non_exhaustive()
+    }
 }

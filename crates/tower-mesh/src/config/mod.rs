@@ -486,6 +486,8 @@ pub enum ConfigError {
     },
     /// It says something that cannot be.
     Invalid(InvalidConfig),
+    /// Another [reload](crate::Mesh::reload) is under way.
+    Busy,
 }
 
 impl ConfigError {
@@ -493,7 +495,7 @@ impl ConfigError {
     pub fn mistakes(&self) -> &[Mistake] {
         match self {
             Self::Invalid(invalid) => invalid.mistakes(),
-            Self::Unreadable { .. } | Self::Malformed { .. } => &[],
+            Self::Unreadable { .. } | Self::Malformed { .. } | Self::Busy => &[],
         }
     }
 }
@@ -513,6 +515,7 @@ impl fmt::Display for ConfigError {
             }
             Self::Malformed { path: None, error } => write!(f, "cannot parse configuration: {error}"),
             Self::Invalid(invalid) => invalid.fmt(f),
+            Self::Busy => f.write_str("another reload is under way"),
         }
     }
 }
@@ -523,6 +526,7 @@ impl std::error::Error for ConfigError {
             Self::Unreadable { error, .. } => Some(error),
             Self::Malformed { error, .. } => Some(&**error),
             Self::Invalid(invalid) => Some(invalid),
+            Self::Busy => None,
         }
     }
 }

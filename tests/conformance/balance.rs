@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tower_mesh_discovery::hashing::{self, combine, maglev, place, ring};
+use tower_mesh_discovery::hashing::{self, Ring, combine, maglev, ring};
 use tower_mesh_discovery::levels::{self, Level, Zones};
 use tower_mesh_discovery::pick::request_weight;
 use tower_mesh_discovery::warm::SlowStart;
@@ -61,10 +61,11 @@ pub(crate) fn ring_pick(case: &Case) -> Outcome {
         return Err(unknown(&of));
     }
     let names: Vec<_> = (90..96).map(|port| format!("127.0.0.1:{port}")).collect();
-    let ring = ring(&names.iter().map(|name| (name.as_str(), 1)).collect::<Vec<_>>(), 12, 8_388_608);
+    let hosts: Vec<_> = names.iter().map(|name| (name.as_str(), 1)).collect();
+    let ring = Ring::new(ring(&hosts, 12, 8_388_608));
     let picks: Vec<_> = case.given.wholes("hashes")?;
     let picks: Vec<_> =
-        picks.into_iter().map(|key| names[ring[place(&ring, key)].1 as usize].as_str()).collect();
+        picks.into_iter().map(|key| names[ring.host(ring.place(key)) as usize].as_str()).collect();
     let expected: Vec<_> = case.expect.list("picks")?.iter().filter_map(|value| value.as_str()).collect();
     same("picks", &picks, &expected)
 }

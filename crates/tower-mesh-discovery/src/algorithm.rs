@@ -8,7 +8,7 @@ use tower_mesh_core::EndpointHandle;
 
 use crate::candidates::{Candidates, Picker};
 use crate::config::DiscoveryConfig;
-use crate::policy::hash::{self, MAGLEV_SIZE};
+use crate::policy::hash::{self, MAGLEV_SIZE, Ring};
 use crate::policy::pick;
 use crate::policy::weighted::{self, Alias};
 
@@ -95,7 +95,7 @@ impl Choice {
                     _ => {
                         let least = config.ring_size().max(ENTRIES_EACH * hosts.len());
                         let ring = hash::ring(&hosts, hash::steady_size(&hosts, least), MAX_RING);
-                        Box::new(Hashed { table: Table::Ring(ring), bound })
+                        Box::new(Hashed { table: Table::Ring(Ring::new(ring)), bound })
                     }
                 }
             }
@@ -187,7 +187,7 @@ impl Picker for WeightedRandom {
 }
 
 enum Table {
-    Ring(Vec<(u64, u32)>),
+    Ring(Ring),
     Maglev(Vec<u32>),
 }
 
@@ -201,14 +201,14 @@ impl Table {
 
     fn place(&self, key: u64) -> usize {
         match self {
-            Self::Ring(ring) => hash::place(ring, key),
+            Self::Ring(ring) => ring.place(key),
             Self::Maglev(table) => (key % table.len() as u64) as usize,
         }
     }
 
     fn host(&self, place: usize) -> usize {
         match self {
-            Self::Ring(ring) => ring[place].1 as usize,
+            Self::Ring(ring) => ring.host(place) as usize,
             Self::Maglev(table) => table[place] as usize,
         }
     }

@@ -396,6 +396,50 @@ async fn a_newcomer_is_called_at_once_and_its_share_grows() {
     }
 }
 
+/// Two choices go by calls in flight, so shares show where calls overlap: a factor f makes f/(3+f) of them beside three others.
+#[tokio::test(start_paused = true)]
+async fn with_two_choices_the_share_of_a_newcomer_grows_as_its_factor_does() {
+    for algorithm in [Algorithm::P2cEwma, Algorithm::P2cLeastRequest] {
+        let (layer, list) = layer(plain(3), with(algorithm).slow_start_window(Duration::from_secs(100)));
+        let service = layer.clone().connect(|endpoint: &EndpointHandle| {
+            let address = endpoint.endpoint().address().to_owned();
+            service_fn(move |()| {
+                let address = address.clone();
+                async move {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    Ok::<_, BoxError>(address)
+                }
+            })
+        });
+        settle().await;
+        // 400 callers at once, 20 calls each: two seconds.
+        let calls = || async {
+            let caller = || async {
+                let (mut service, mut found) = (service.clone(), Vec::new());
+                for _ in 0..20 {
+                    found.push(service.call(()).await.unwrap());
+                }
+                found
+            };
+            let mut counts = HashMap::new();
+            for address in futures_util::future::join_all((0..400).map(|_| caller())).await.concat() {
+                *counts.entry(address).or_default() += 1;
+            }
+            counts
+        };
+        tokio::time::advance(Duration::from_secs(200)).await;
+        near(&calls().await, "e2:1", 1.0 / 3.0, 0.03);
+
+        let began = tokio::time::Instant::now();
+        list.set(plain(4)).unwrap();
+        settle().await;
+        for (at, factor) in [(5, 0.1), (25, 0.25), (50, 0.5), (75, 0.75), (101, 1.0)] {
+            tokio::time::sleep_until(began + Duration::from_secs(at - 1)).await;
+            near(&calls().await, "e3:1", factor / (3.0 + factor), 0.02);
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_subset_of_each_level_is_used_and_hardly_changes() {
     let config = DiscoveryConfig::builder().subset_size(5).algorithm(Algorithm::RoundRobin);

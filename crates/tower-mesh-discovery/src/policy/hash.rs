@@ -54,10 +54,56 @@ pub fn steady_size(hosts: &[(&str, u32)], least: usize) -> usize {
     ((entries as f64 - 0.5) / part).ceil() as usize
 }
 
-/// The place on `ring` of the first entry at or after `key`, around the end. The ring must not be empty.
-pub fn place(ring: &[(u64, u32)], key: u64) -> usize {
-    let at = ring.partition_point(|&(hash, _)| hash < key);
-    if at == ring.len() { 0 } else { at }
+/// A ring in which a key finds its place without a search over all of it: by its first bits it is known between which entries that lies. Hashes are spread evenly, so it is among one or
+/// two of them, and were they not, searching among those takes no longer than searching among all.
+#[derive(Debug)]
+pub struct Ring {
+    entries: Vec<(u64, u32)>,
+    /// For each beginning of a hash, where the entries with it begin; and where the last ones end.
+    begins: Vec<u32>,
+    shift: u32,
+}
+
+impl Ring {
+    /// Over the entries of [`ring`], in order of their hashes.
+    pub fn new(entries: Vec<(u64, u32)>) -> Self {
+        // Between one and two entries for each beginning.
+        let bits = entries.len().max(4).next_power_of_two().ilog2() - 1;
+        let shift = u64::BITS - bits;
+        let mut begins = Vec::with_capacity((1 << bits) + 1);
+        let mut at = 0;
+        for beginning in 0..1_u64 << bits {
+            while entries.get(at).is_some_and(|&(hash, _)| hash >> shift < beginning) {
+                at += 1;
+            }
+            begins.push(at as u32);
+        }
+        begins.push(entries.len() as u32);
+        Self { entries, begins, shift }
+    }
+
+    /// How many entries it has.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The place of the first entry at or after `key`, around the end. The ring must not be empty.
+    pub fn place(&self, key: u64) -> usize {
+        let beginning = (key >> self.shift) as usize;
+        let (from, to) = (self.begins[beginning] as usize, self.begins[beginning + 1] as usize);
+        let at = from + self.entries[from..to].partition_point(|&(hash, _)| hash < key);
+        if at == self.entries.len() { 0 } else { at }
+    }
+
+    /// The index of the host at a place.
+    pub fn host(&self, place: usize) -> u32 {
+        self.entries[place].1
+    }
 }
 
 /// The size of a Maglev table, a prime: with up to some hundred hosts each has its share to within a percent.
@@ -130,6 +176,24 @@ pub fn subset(keys: &[&str], size: usize, seed: u64) -> Vec<u32> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_key_finds_the_place_that_a_search_over_all_finds() {
+        let crowded: Vec<_> = (0..1000).map(|i| (u64::MAX - 2000 + i, i as u32)).collect();
+        let (few, many) = (names(1), names(200));
+        let even = [&few, &many].map(|names| ring(&hosts(names), 16 * names.len(), 1 << 23));
+        for entries in even.into_iter().chain([crowded, vec![(5, 0)], vec![(0, 0), (u64::MAX, 1)]]) {
+            let ring = Ring::new(entries.clone());
+            let near =
+                entries.iter().flat_map(|&(hash, _)| [hash.wrapping_sub(1), hash, hash.wrapping_add(1)]);
+            let spread = (0..10_000_u64).map(|i| hash(&i.to_le_bytes()));
+            for key in near.chain(spread).chain([0, 1, u64::MAX]) {
+                let at = entries.partition_point(|&(hash, _)| hash < key) % entries.len();
+                assert_eq!(ring.place(key), at, "{key} among {}", entries.len());
+            }
+        }
+        assert!(Ring::new(Vec::new()).is_empty());
+    }
+
     fn names(n: usize) -> Vec<String> {
         (0..n).map(|i| format!("10.0.0.{i}:80")).collect()
     }
@@ -140,14 +204,14 @@ mod tests {
 
     fn owners(names: &[String], maglev_too: bool) -> Vec<String> {
         let hosts = hosts(names);
-        let ring = ring(&hosts, steady_size(&hosts, 4096), 1 << 23);
+        let ring = Ring::new(ring(&hosts, steady_size(&hosts, 4096), 1 << 23));
         let table = maglev(&hosts, MAGLEV_SIZE);
         (0..10_000_u64)
             .map(|i| {
                 let key = hash(&i.to_le_bytes());
                 let host = match maglev_too {
                     true => table[(key % MAGLEV_SIZE as u64) as usize],
-                    false => ring[place(&ring, key)].1,
+                    false => ring.host(ring.place(key)),
                 };
                 names[host as usize].clone()
             })

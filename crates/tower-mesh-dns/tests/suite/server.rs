@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -35,7 +35,13 @@ impl Bind {
     pub(crate) fn start() -> Option<Self> {
         let named = Self::program()?;
         // A port that is free now may be taken before named has it: then another.
-        let free = || UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let free = || loop {
+            let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = tcp.local_addr().unwrap();
+            if UdpSocket::bind(address).is_ok() {
+                return address;
+            }
+        };
         (0..5).find_map(|_| Self::try_start(named, free())).or_else(|| panic!("named does not start"))
     }
 
@@ -102,7 +108,13 @@ impl Bind {
             if self.process.try_wait().unwrap().is_some() {
                 return false;
             }
-            if fs::read_to_string(self.folder.join("log")).unwrap_or_default().contains("running") {
+            let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+            // It goes on with one of UDP and TCP if the port of the other is taken.
+            if log.contains("address in use") {
+                return false;
+            }
+            // Not the line that says on what it is running.
+            if log.lines().any(|line| line.ends_with(" running")) {
                 return true;
             }
             std::thread::sleep(Duration::from_millis(25));

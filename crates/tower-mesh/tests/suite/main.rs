@@ -14,6 +14,7 @@ mod errors;
 mod membership;
 mod probes;
 mod readiness;
+mod reload;
 mod shutdown;
 mod sources;
 mod start;

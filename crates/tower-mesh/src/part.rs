@@ -160,7 +160,7 @@ impl Part {
     }
 
     /// Goes by `next` from now on, in which nothing is [wrong](Self::differing).
-    pub(crate) fn reload(&self, next: ServiceConfig) {
+    pub(crate) fn reload(&self, next: &ServiceConfig) {
         let now = std::mem::replace(&mut *self.config(), next.clone());
         if let (Some(list), SourceConfig::Endpoints(endpoints)) = (&self.list, &next.source)
             && now.source != next.source

@@ -96,6 +96,7 @@ impl Reloads {
 
     pub(crate) fn status(&self) -> ConfigStatus {
         ConfigStatus {
+            followed: self.watched.as_ref().map(|path| path.display().to_string()),
             reloads: self.done.load(Ordering::Relaxed),
             refused: self.refused.load(Ordering::Relaxed),
             last_error: lock(&self.last_error).clone(),
@@ -215,7 +216,7 @@ impl Plan {
     fn apply(self, reloads: &Reloads, parts: &ArcSwap<Parts>, start: impl Fn(&Part)) -> Reloaded {
         let Self { next, differing, report } = self;
         for (part, config) in differing {
-            part.reload(config);
+            part.reload(&config);
         }
         let next = Arc::new(next);
         let before = parts.swap(next.clone());

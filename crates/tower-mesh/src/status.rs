@@ -66,6 +66,8 @@ pub struct MeshStatus {
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct ConfigStatus {
+    /// The file that is followed, if one is.
+    pub followed: Option<String>,
     /// Reloads that were applied.
     pub reloads: u64,
     /// Reloads that were refused: the old configuration stayed.

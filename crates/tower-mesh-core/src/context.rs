@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use scoped_tls::scoped_thread_local;
 
+use crate::caller::Caller;
 use crate::operation::Operation;
 use crate::tick::Tick;
 
@@ -33,6 +34,7 @@ pub struct CallContext {
     hash_key: Cell<Option<NonZeroU64>>,
     tried: Cell<Tried>,
     operation: Cell<Option<Operation>>,
+    caller: Cell<Option<Caller>>,
     drop_reason: Cell<Option<DropReason>>,
     deadline_kept: Cell<bool>,
     gave_up: Cell<bool>,
@@ -51,13 +53,13 @@ impl CallContext {
         Self::default()
     }
 
-    /// A context for work that makes calls, such as a server's handler. Lent while that work is polled, its deadline and hash key become those of every call
+    /// A context for work that makes calls, such as a server's handler. Lent while that work is polled, its deadline, caller and hash key become those of every call
     /// made there; nothing else is shared, since the calls are different ones, and to [`with`](Self::with) it is as if nothing were lent.
     pub fn around_calls() -> Self {
         Self { around_calls: true, ..Self::default() }
     }
 
-    /// A context for a part of the call whose context is lent now: its deadline, operation and hash key are taken over, and so is the
+    /// A context for a part of the call whose context is lent now: its deadline, operation, caller and hash key are taken over, and so is the
     /// clock reading. Without one, a new one, under the deadline of the work [around](Self::around_calls) it if there is any.
     #[inline]
     pub fn inherit() -> Self {
@@ -74,16 +76,18 @@ impl CallContext {
             self.deadline.set(call.deadline());
             self.hash_key.set(call.hash_key.get());
             self.operation.set(call.operation());
+            self.caller.set(call.caller());
         });
     }
 
-    /// A context for an attempt of the same call that runs beside this one: its deadline, operation and hash key, and the endpoints tried so far, but
+    /// A context for an attempt of the same call that runs beside this one: its deadline, operation, caller and hash key, and the endpoints tried so far, but
     /// clock readings of its own.
     pub fn beside(&self) -> Self {
         Self {
             deadline: self.deadline.clone(),
             hash_key: self.hash_key.clone(),
             operation: self.operation.clone(),
+            caller: self.caller.clone(),
             tried: self.tried.clone(),
             ..Self::default()
         }
@@ -92,6 +96,12 @@ impl CallContext {
     /// Gives the operation its name, for policies and reports.
     pub fn with_operation(self, operation: Operation) -> Self {
         self.operation.set(Some(operation));
+        self
+    }
+
+    /// Says who makes the call, for authorization.
+    pub fn with_caller(self, caller: Caller) -> Self {
+        self.caller.set(Some(caller));
         self
     }
 
@@ -261,6 +271,11 @@ impl CallContext {
     /// The operation's name, if it was given.
     pub fn operation(&self) -> Option<Operation> {
         self.operation.get()
+    }
+
+    /// Who makes the call, if that was said.
+    pub fn caller(&self) -> Option<Caller> {
+        self.caller.get()
     }
 
     /// What consistent hashing goes by, if it was given.

@@ -3,12 +3,14 @@
 mod availability;
 pub mod backoff;
 mod bind;
+mod caller;
 pub mod classify;
 mod context;
 mod endpoint;
 pub mod error;
 pub mod ewma;
 mod handle;
+mod interned;
 mod live;
 mod name;
 mod operation;
@@ -25,6 +27,7 @@ mod written;
 
 pub use availability::{Availability, Reason};
 pub use bind::{Bind, SameClient};
+pub use caller::Caller;
 pub use classify::Classify;
 pub use context::{CallContext, CallScope, DropReason, Tried};
 pub use endpoint::{Endpoint, EndpointId, InvalidEndpoint};

@@ -273,6 +273,11 @@ impl CallContext {
         self.operation.get()
     }
 
+    /// Who makes a call now, as far as the context says that is lent: that of a call, or of the work [around](Self::around_calls) it.
+    pub fn caller_now() -> Option<Caller> {
+        Self::with_any(|call| call.caller()).flatten()
+    }
+
     /// Who makes the call, if that was said.
     pub fn caller(&self) -> Option<Caller> {
         self.caller.get()

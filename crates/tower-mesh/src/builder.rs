@@ -9,6 +9,7 @@ use tower_mesh_core::error::{InvalidConfig, Mistake};
 use tower_mesh_core::{Probe, Resolve, ServiceName};
 use tower_mesh_health::{HealthConfig, HealthLayer, Prober};
 
+use crate::authorize::{Authorize, Authorizer};
 use crate::config::{Config, ConfigError, Draft, ProbeSettings, ServiceConfig, path_of};
 use crate::mesh::Mesh;
 use crate::part::Part;
@@ -28,6 +29,7 @@ pub struct MeshBuilder {
     resolvers: HashMap<String, AnyResolver>,
     probes: HashMap<String, MakeHealth>,
     follow: bool,
+    authorizer: Option<Arc<dyn Authorize>>,
 }
 
 /// Where the services and their policies are told. Texts are not read before [`MeshBuilder::build`].
@@ -95,6 +97,12 @@ impl MeshBuilder {
         self
     }
 
+    /// Asks `authorizer` before every call, after the lists of the configuration.
+    pub fn authorizer(mut self, authorizer: impl Authorize) -> Self {
+        self.authorizer = Some(Arc::new(authorizer));
+        self
+    }
+
     /// Has a running mesh follow its configuration's file: when that changes, it is reloaded as by [`Mesh::reload`]. What is wrong with a new one is told to
     /// `tracing` and in the [status](Mesh::status), and the old one stays.
     ///
@@ -111,7 +119,7 @@ impl MeshBuilder {
     /// When the configuration cannot be read, says something that cannot be, asks for a resolver or a probe that is not there, or when a probe is
     /// given that nobody asks for; every such mistake in one answer.
     pub fn build(self) -> Result<Mesh, ConfigError> {
-        let Self { config, resolvers, mut probes, follow } = self;
+        let Self { config, resolvers, mut probes, follow, authorizer: own } = self;
         let watched = match &config {
             Given::Path(path) if follow => Some(path.clone()),
             _ => None,
@@ -142,13 +150,14 @@ impl MeshBuilder {
         }));
         InvalidConfig::check(mistakes)?;
 
+        let authorizer = Authorizer { own, identity: config.identity };
         let parts = config.services.iter().map(|(name, service)| {
             let resolver = found.remove(name).expect("a service without a source is a mistake");
-            let part = part(name, service, &resolver, probes.remove(name.as_str()));
+            let part = part(name, service, &resolver, probes.remove(name.as_str()), &authorizer);
             (name.clone(), Arc::new(part))
         });
         let parts = parts.collect();
-        Ok(Mesh::new(parts, Reloads::new(sources, config.start_timeout, watched)))
+        Ok(Mesh::new(parts, Reloads::new(sources, authorizer, config.start_timeout, watched)))
     }
 }
 
@@ -158,12 +167,13 @@ pub(crate) fn part(
     service: &ServiceConfig,
     resolver: &AnyResolver,
     make: Option<MakeHealth>,
+    authorizer: &Authorizer,
 ) -> Part {
     let health = service.health.as_ref().map(|settings| match make {
         Some(make) => make(settings.config),
         None => probe::health(settings),
     });
-    Part::new(name.clone(), service, resolver, health)
+    Part::new(name.clone(), service, resolver, health, authorizer)
 }
 
 /// What is wrong with how a service is probed; `given` if its probe was given to the builder.

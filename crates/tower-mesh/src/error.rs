@@ -33,6 +33,7 @@ const FINAL: Verdict = Verdict::failure(Origin::Local, Retry::Never);
 /// |---|---|---|
 /// | `ServiceNotFound` | the mesh has no such service, or nothing was registered for it | mend the name or the configuration |
 /// | `WrongRequestType` | the service was registered for another request type | mend the call |
+/// | `PermissionDenied` | the caller may not do this; nothing was sent | do not; or have it allowed |
 /// | `ShuttingDown` | the mesh takes no more calls | stop |
 /// | `NotStarted` | [`Mesh::start`](crate::Mesh::start) has not been called, so nothing is resolved | start the mesh |
 /// | `NoEndpoints` | nothing to send to: not resolved, none there, or all unavailable | fail, or try later |
@@ -49,6 +50,8 @@ pub enum ErrorKind {
     ServiceNotFound,
     /// The service was registered for another request type.
     WrongRequestType,
+    /// The caller may not do this.
+    PermissionDenied,
     /// The mesh takes no more calls.
     ShuttingDown,
     /// The mesh has not been started.
@@ -145,6 +148,7 @@ impl fmt::Display for Error {
         let what = match self.kind {
             ErrorKind::ServiceNotFound => "no such service",
             ErrorKind::WrongRequestType => "the service takes another type of request",
+            ErrorKind::PermissionDenied => "not allowed",
             ErrorKind::ShuttingDown => "shutting down",
             ErrorKind::NotStarted => "not started",
             ErrorKind::NoEndpoints => "no endpoint is available",

@@ -2,6 +2,7 @@
 
 pub mod config;
 
+pub mod authorize;
 mod builder;
 mod call;
 mod error;

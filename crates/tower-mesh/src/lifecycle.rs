@@ -72,8 +72,7 @@ impl Lifecycle {
     #[inline]
     pub(crate) fn admit(&self, part: &Part, operation: Option<Operation>) -> Result<(), Error> {
         let kind = match self.state() {
-            MeshState::Starting | MeshState::Running if part.is_gone() => ErrorKind::ServiceNotFound,
-            MeshState::Starting | MeshState::Running => return Ok(()),
+            MeshState::Starting | MeshState::Running => return part.admit(operation),
             MeshState::Built => ErrorKind::NotStarted,
             MeshState::Stopping | MeshState::Stopped => ErrorKind::ShuttingDown,
         };

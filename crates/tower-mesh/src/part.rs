@@ -7,15 +7,17 @@ use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tower_mesh_breaker::BreakerLayer;
 use tower_mesh_breaker::outlier::Outliers;
-use tower_mesh_core::ServiceName;
 use tower_mesh_core::classify::ByResult;
 use tower_mesh_core::error::Mistake;
+use tower_mesh_core::{Operation, ServiceName};
 use tower_mesh_discovery::{DiscoveryLayer, FixedList};
 use tower_mesh_health::HealthLayer;
 use tower_mesh_retry::{DeadlineLayer, HedgeLayer, RetryBudget, RetryLayer};
 
+use crate::authorize::{Authorization, Authorizer};
 use crate::builder::AnyHealth;
 use crate::config::{ServiceConfig, SourceConfig};
+use crate::error::{Error, ErrorKind};
 use crate::resolver::AnyResolver;
 use crate::under_way::UnderWay;
 
@@ -41,6 +43,9 @@ pub(crate) struct Part {
     /// Ends its background work, when the service is taken out of the mesh.
     pub(crate) stop: CancellationToken,
     gone: AtomicBool,
+    pub(crate) authorization: Authorization,
+    /// A call has more to ask than whether the mesh runs: it is gone, or somebody decides who may call.
+    asks: AtomicBool,
 }
 
 /// Something that must run for a service, and its name in errors and reports.
@@ -73,7 +78,9 @@ impl Part {
         config: &ServiceConfig,
         resolver: &AnyResolver,
         health: Option<AnyHealth>,
+        authorizer: &Authorizer,
     ) -> Self {
+        let authorization = authorizer.of(config.allow.clone());
         let (discovery, driver) = DiscoveryLayer::with_config(resolver, name.clone(), config.discovery);
         let driver = match config.rest_after {
             Some(_) => driver.resting(resolver.clone(), config.rest_after),
@@ -115,6 +122,8 @@ impl Part {
             work: Mutex::new(work),
             stop: CancellationToken::new(),
             gone: AtomicBool::new(false),
+            asks: AtomicBool::new(authorization.asks()),
+            authorization,
         }
     }
 
@@ -144,6 +153,7 @@ impl Part {
         let same = [
             ("endpoints", now.source == next.source),
             ("required", now.required == next.required),
+            ("allow", now.allow == next.allow),
             ("ready_when", now.ready_when == next.ready_when),
             ("deadline", now.deadline == next.deadline),
             ("retry", now.retry == next.retry),
@@ -167,6 +177,10 @@ impl Part {
         {
             // One that names an endpoint twice was refused.
             let _ = list.set(endpoints.iter().cloned());
+        }
+        if now.allow != next.allow {
+            self.authorization.reload(next.allow.clone());
+            self.asks.store(self.authorization.asks(), Ordering::Release);
         }
         if now.deadline != next.deadline {
             self.deadline.live().reload(next.deadline);
@@ -200,15 +214,24 @@ impl Part {
         self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether it has been taken out of the mesh: no new calls.
+    /// Whether a call may be made, as far as the service has a say.
     #[inline]
-    pub(crate) fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::Acquire)
+    pub(crate) fn admit(&self, operation: Option<Operation>) -> Result<(), Error> {
+        if self.asks.load(Ordering::Acquire) { self.look(operation) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn look(&self, operation: Option<Operation>) -> Result<(), Error> {
+        if self.gone.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::ServiceNotFound, self.name.as_str(), operation));
+        }
+        self.authorization.check(&self.name, operation)
     }
 
     /// Takes it out: its background work ends, calls under way go on.
     pub(crate) fn leave(&self) {
         self.gone.store(true, Ordering::Release);
+        self.asks.store(true, Ordering::Release);
         self.stop.cancel();
     }
 

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use tower_mesh_core::ServiceName;
 use tower_mesh_core::error::{InvalidConfig, Mistake};
 
+use crate::authorize::Authorizer;
 use crate::builder;
 use crate::config::{Config, ConfigError, Draft, ServiceConfig, path_of};
 use crate::mesh::Parts;
@@ -50,6 +51,7 @@ impl Reloaded {
 /// What a mesh keeps for its reloads.
 pub(crate) struct Reloads {
     sources: Mutex<Sources>,
+    authorizer: Authorizer,
     start_timeout: Duration,
     watched: Option<PathBuf>,
     /// One at a time, and no lock that is held while others' code runs.
@@ -71,9 +73,15 @@ impl Drop for Busy<'_> {
 }
 
 impl Reloads {
-    pub(crate) fn new(sources: Sources, start_timeout: Duration, watched: Option<PathBuf>) -> Self {
+    pub(crate) fn new(
+        sources: Sources,
+        authorizer: Authorizer,
+        start_timeout: Duration,
+        watched: Option<PathBuf>,
+    ) -> Self {
         Self {
             sources: Mutex::new(sources),
+            authorizer,
             start_timeout,
             watched,
             busy: AtomicBool::new(false),
@@ -137,6 +145,11 @@ impl Reloads {
 
     fn checked(&self, config: Config, parts: &Parts) -> Result<Plan, ConfigError> {
         let Draft { config, mut mistakes } = Draft::of_code(config);
+        if config.identity != self.authorizer.identity {
+            let found = config.identity.map_or("none", |identity| identity.as_str());
+            let allowed = "what it was started with: this takes a restart";
+            mistakes.push(Mistake::new("identity", found, allowed));
+        }
         let mut plan = Plan { next: Parts::new(), differing: Vec::new(), report: Reloaded::default() };
         for (name, service) in config.services {
             let path = path_of("services", name.as_str());
@@ -170,7 +183,9 @@ impl Reloads {
         let source = lock(&self.sources).find(&service.source);
         let health = builder::health_mistake(service, false);
         match source {
-            Ok(Some(resolver)) if health.is_none() => Ok(builder::part(name, service, &resolver, None)),
+            Ok(Some(resolver)) if health.is_none() => {
+                Ok(builder::part(name, service, &resolver, None, &self.authorizer))
+            }
             Ok(_) => Err(Vec::from_iter(health)),
             Err(mistake) => Err([mistake].into_iter().chain(health).collect()),
         }

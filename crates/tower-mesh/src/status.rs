@@ -92,6 +92,8 @@ pub struct ServiceStatus {
     pub discovery_age_ms: Option<u64>,
     /// What its source last failed with.
     pub discovery_error: Option<String>,
+    /// Calls that were refused because their caller may not make them.
+    pub not_allowed: u64,
     /// How many of the endpoints the source no longer names, but may not go yet.
     pub absent: usize,
     /// Its endpoints.
@@ -231,6 +233,7 @@ fn service(part: &Part, now: Tick) -> ServiceStatus {
         discovery: kebab(&discovery.state),
         discovery_age_ms: discovery.updated_at.map(|at| millis(now.since(at))),
         discovery_error: discovery.last_error.map(|error| error.to_string()),
+        not_allowed: part.authorization.refused(),
         absent: discovery.absent,
         endpoints,
         retry: RetryStatus {

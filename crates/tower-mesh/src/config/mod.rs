@@ -5,6 +5,7 @@
 //! to that answer what is wrong between the file and the program, such as a resolver that does not exist.
 //!
 //! ```toml
+//! identity = "gateway"             # who this program is, to the tables `allow` of services
 //! start_timeout = "10s"            # how long `Mesh::start` waits for the required services
 //!
 //! [defaults.retry]                 # any table of a service may stand under `defaults`, for all services
@@ -18,6 +19,10 @@
 //! required = true                  # false: `Mesh::start` does not wait for the service, and `Mesh::readiness` does not go by it
 //! ready_when = "resolved"          # what readiness wants of it; "available": that a call could go to an endpoint now
 //!
+//! [services.users.allow.gateway]   # present: only these callers may call, and only these operations
+//! operations = ["get", "list-*"]
+//! [services.users.allow."*"]
+//! operations = ["health"]
 //! [services.users.deadline]        # the whole call
 //! timeout = "15s"
 //! [services.users.retry]
@@ -98,7 +103,7 @@ use std::time::Duration;
 use tower_mesh_breaker::BreakerConfig;
 use tower_mesh_breaker::outlier::OutlierConfig;
 use tower_mesh_core::error::{InvalidConfig, Mistake};
-use tower_mesh_core::{BoxError, Endpoint, ServiceName};
+use tower_mesh_core::{BoxError, Caller, Endpoint, ServiceName};
 use tower_mesh_discovery::DiscoveryConfig;
 use tower_mesh_health::HealthConfig;
 use tower_mesh_retry::{BudgetConfig, DeadlineConfig, HedgeConfig, HedgeConfigBuilder, RetryConfig};
@@ -108,17 +113,19 @@ pub(crate) use self::probe::ProbeSettings;
 pub(crate) use self::probe::{HttpSettings, ProbeKind};
 pub(crate) use self::source::SourceConfig;
 use self::strict::Tree;
+use crate::authorize::AllowList;
 
 /// The configuration of a mesh. See the [module](self) for its form as a file.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub(crate) start_timeout: Duration,
+    pub(crate) identity: Option<Caller>,
     pub(crate) services: BTreeMap<ServiceName, ServiceConfig>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { start_timeout: Self::START_TIMEOUT, services: BTreeMap::new() }
+        Self { start_timeout: Self::START_TIMEOUT, identity: None, services: BTreeMap::new() }
     }
 }
 
@@ -156,6 +163,12 @@ impl Config {
     /// When it cannot be parsed, and when anything in it is wrong.
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
         Draft::of_json(text)?.finish()
+    }
+
+    /// Who this program is, to whoever decides who may call: calls that say nothing else are made by it. Default none.
+    pub fn identity(mut self, identity: Caller) -> Self {
+        self.identity = Some(identity);
+        self
     }
 
     /// Adds a service, or replaces the one of its name.
@@ -255,6 +268,7 @@ pub(crate) fn path_of(parent: &str, key: &str) -> String {
 pub struct ServiceConfig {
     pub(crate) source: SourceConfig,
     pub(crate) required: bool,
+    pub(crate) allow: Option<AllowList>,
     pub(crate) ready_when: ReadyWhen,
     pub(crate) discovery: DiscoveryConfig,
     pub(crate) locality: Option<Arc<str>>,
@@ -327,6 +341,7 @@ impl ServiceConfig {
         Self {
             source,
             required: true,
+            allow: None,
             ready_when: ReadyWhen::Resolved,
             discovery: DiscoveryConfig::default(),
             locality: None,
@@ -355,6 +370,13 @@ impl ServiceConfig {
     /// [`Mesh::readiness`](crate::Mesh::readiness) goes by it at all. Default true.
     pub fn required(mut self, required: bool) -> Self {
         self.required = required;
+        self
+    }
+
+    /// Who may call which of its operations; all others are refused with [`ErrorKind::PermissionDenied`](crate::ErrorKind::PermissionDenied) before anything
+    /// is sent. Default: all may call everything.
+    pub fn allow(mut self, list: AllowList) -> Self {
+        self.allow = Some(list);
         self
     }
 

@@ -81,6 +81,11 @@ impl<'a> Table<'a> {
         self.take(key).is_some_and(Value::is_object)
     }
 
+    /// Whether a mistake was found in it.
+    pub(super) fn is_wrong(&self) -> bool {
+        !self.mistakes.is_empty()
+    }
+
     /// Refuses the whole table, whatever is in it.
     pub(super) fn refuse(&mut self, allowed: &str) {
         self.values = None;

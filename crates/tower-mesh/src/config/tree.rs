@@ -6,10 +6,10 @@ use std::time::Duration;
 use serde_json::Value;
 use tower_mesh_breaker::outlier::{Dialect, OutlierConfig, OutlierConfigBuilder};
 use tower_mesh_breaker::{BreakerConfig, BreakerConfigBuilder, OpenDelay, Origins, WindowKind};
-use tower_mesh_core::ServiceName;
 use tower_mesh_core::backoff::Jitter;
 use tower_mesh_core::classify::Origin;
 use tower_mesh_core::error::Mistake;
+use tower_mesh_core::{Caller, ServiceName};
 use tower_mesh_discovery::{Algorithm, DiscoveryConfig, DiscoveryConfigBuilder};
 use tower_mesh_health::{HealthConfig, HealthConfigBuilder, Initial};
 use tower_mesh_retry::{
@@ -21,6 +21,7 @@ use super::probe::ProbeSettings;
 use super::read::Table;
 use super::source::Sources;
 use super::{Config, Draft, HealthSettings, ReadyWhen, ServiceConfig, path_of};
+use crate::authorize::AllowList;
 
 /// Reads a whole tree.
 pub(super) fn read(tree: &Value) -> Draft {
@@ -33,6 +34,14 @@ pub(super) fn read(tree: &Value) -> Draft {
         }
     }
 
+    if let Some(identity) = root.text("identity") {
+        if is_pattern(identity) && !identity.ends_with('*') {
+            config.identity = Some(Caller::named(identity));
+        } else {
+            root.mistake("identity", format_args!("{identity:?}"), "1 to 128 bytes without *");
+        }
+    }
+
     // Builders hold raw values, so the defaults of the file are simply where each service's reading begins. What is wrong in them is told once,
     // not again for every service.
     let mut defaults = root.table("defaults");
@@ -40,10 +49,13 @@ pub(super) fn read(tree: &Value) -> Draft {
     base.read(&mut defaults);
     let mut sources = Sources::default();
     sources.read_defaults(&mut defaults);
+    let allow = read_allow(&mut defaults);
     root.absorb(defaults);
 
     for (name, mut table) in root.named_tables("services") {
-        let service = read_service(&mut table, base.clone(), sources.clone());
+        let mut service = read_service(&mut table, base.clone(), sources.clone());
+        // A service's own list stands alone: what a default allows is no secret addition to it.
+        service.allow = read_allow(&mut table).or_else(|| allow.clone());
         root.absorb(table);
         match name.parse::<ServiceName>() {
             Ok(name) => {
@@ -79,6 +91,37 @@ fn read_service(table: &mut Table<'_>, mut policies: Policies, sources: Sources)
     service.health =
         policies.probed.then_some(HealthSettings { config: built.health, probe: policies.probe });
     service
+}
+
+/// Present, it allows what it says and nothing else, even if it says nothing.
+fn read_allow(table: &mut Table<'_>) -> Option<AllowList> {
+    let present = table.has("allow");
+    let mut list = AllowList::new();
+    for (caller, mut allowed) in table.named_tables("allow") {
+        let operations = allowed.texts("operations");
+        if operations.as_ref().is_none_or(|operations| operations.is_empty()) && !allowed.is_wrong() {
+            allowed.mistake("operations", "nothing", "at least one operation, \"*\" for any");
+        }
+        for (place, text) in operations.into_iter().flatten() {
+            if is_pattern(text) {
+                list = list.allow(caller, [text]);
+            } else {
+                allowed.add(Mistake::new(format!("operations[{place}]"), format_args!("{text:?}"), PATTERN));
+            }
+        }
+        table.absorb(allowed);
+        if !is_pattern(caller) {
+            table.add(Mistake::new(path_of("allow", caller), "an invalid name", PATTERN));
+        }
+    }
+    present.then_some(list)
+}
+
+const PATTERN: &str = "1 to 128 bytes, with * at most at the end";
+
+fn is_pattern(text: &str) -> bool {
+    let start = text.strip_suffix('*').unwrap_or(text);
+    !text.is_empty() && text.len() <= 128 && !start.contains('*')
 }
 
 /// The tables of a service under construction.

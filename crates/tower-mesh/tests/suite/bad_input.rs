@@ -53,9 +53,10 @@ fn mistakes(toml: &str) -> Vec<Told> {
     found
 }
 
-const SERVICE_FIELDS: &str = "breaker, budget, deadline, discovery, dns, endpoints, etcd, file, health, hedge, outlier, ready_when, required, resolver, retry";
+const SERVICE_FIELDS: &str = "allow, breaker, budget, deadline, discovery, dns, endpoints, etcd, file, health, hedge, outlier, ready_when, required, resolver, retry";
 const A_DURATION: &str = "a duration with a unit, such as \"500ms\", \"2s\" or \"1m\"";
 const AN_ADDRESS: &str = "1 to 1024 bytes without blanks or control characters";
+const A_PATTERN: &str = "1 to 128 bytes, with * at most at the end";
 const A_PROBE: &str = "path, http, tcp, grpc, or a probe given to the builder";
 const A_STATUS: &str = "a status from 100 to 999, or a range of them such as \"200-299\"";
 const A_HOST: &str = "a host name or an IP address, without a port";
@@ -138,6 +139,15 @@ fn wrong_services() -> Vec<(&'static str, Vec<Told>)> {
             &[("resolver", "nothing", "a resolver, dns, etcd, a file, or a list of endpoints")],
         ),
         ("resolver = \"dns\"\nhealth.interval = \"1s\"", &[("health", "no probe", A_PROBE)]),
+        (
+            "resolver = \"dns\"\nallow.a = {}\nallow.\"b*c\".operations = [\"\", \"x\"]\nallow.d = 3",
+            &[
+                ("allow.d", "3", "a table"),
+                ("allow.a.operations", "nothing", "at least one operation, \"*\" for any"),
+                ("allow.\"b*c\".operations[0]", "\"\"", A_PATTERN),
+                ("allow.\"b*c\"", "an invalid name", A_PATTERN),
+            ],
+        ),
         ("resolver = \"dns\"\nhealth.path = 5", &[("health.path", "5", "a text")]),
         (
             "resolver = \"dns\"\nhealth.path = \"/\"\nhealth.initial = \"up\"\nhealth.unknown_interval = \"0s\"",
@@ -262,8 +272,10 @@ fn each_mistake_in_a_service_is_told_with_path_found_and_allowed() {
 #[test]
 fn each_mistake_outside_the_services_too() {
     for (text, expected) in [
-        ("colour = 1", ("colour", "an unknown field", "defaults, services, start_timeout")),
+        ("colour = 1", ("colour", "an unknown field", "defaults, identity, services, start_timeout")),
         ("start_timeout = 10", ("start_timeout", "10", A_DURATION)),
+        ("identity = \"a*\"", ("identity", "\"a*\"", "1 to 128 bytes without *")),
+        ("identity = 3", ("identity", "3", "a text")),
         ("start_timeout = \"0s\"", ("start_timeout", "0ns", "1ms to 1h")),
         ("start_timeout = \"1000000y\"", ("start_timeout", "31557600000000s", "1ms to 1h")),
         ("services = 5", ("services", "5", "a table")),
@@ -275,7 +287,7 @@ fn each_mistake_outside_the_services_too() {
             (
                 "defaults.breker",
                 "an unknown field",
-                "breaker, budget, deadline, discovery, dns, etcd, health, hedge, outlier, retry",
+                "allow, breaker, budget, deadline, discovery, dns, etcd, health, hedge, outlier, retry",
             ),
         ),
     ] {
@@ -308,7 +320,7 @@ fn all_mistakes_come_in_one_answer() {
     expected.extend(expect(&[
         ("services.\"a.b\".resolver", "\"consul\"", "\"dns\", \"list\""),
         ("start_timeout", "10", A_DURATION),
-        ("colour", "an unknown field", "defaults, services, start_timeout"),
+        ("colour", "an unknown field", "defaults, identity, services, start_timeout"),
     ]));
     let mut found = mistakes(&text);
     found.sort();
@@ -330,7 +342,7 @@ fn probes_that_do_not_fit_are_told_beside_what_is_wrong_in_the_file() {
     let allowed = "a probe for a service that has a health table without a probe";
     let expected = expect(&[
         ("services.fits.health.rise", "0", "at least 1"),
-        ("colour", "an unknown field", "defaults, services, start_timeout"),
+        ("colour", "an unknown field", "defaults, identity, services, start_timeout"),
         ("services.both.health.path", "path beside a probe given to the builder", "one of the two"),
         ("services.none.resolver", "\"dns\"", "one that is given to the builder; none is"),
         ("probe(\"none\")", "a probe that is not used", allowed),

@@ -6,6 +6,7 @@
 mod backend;
 mod inner;
 
+mod authorization;
 mod bad_input;
 mod by_name;
 mod defaults;

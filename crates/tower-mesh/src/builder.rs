@@ -10,11 +10,11 @@ use tower_mesh_core::{Probe, Resolve, ServiceName};
 use tower_mesh_health::{HealthConfig, HealthLayer, Prober};
 
 use crate::authorize::{Authorize, Authorizer};
-use crate::config::{Config, ConfigError, Draft, ProbeSettings, ServiceConfig, path_of};
+use crate::config::{Config, ConfigError, Draft, Overrides, ProbeSettings, ServiceConfig, path_of};
 use crate::mesh::Mesh;
 use crate::part::Part;
 use crate::probe;
-use crate::reload::Reloads;
+use crate::reload::{Followed, Reloads};
 use crate::resolver::{AnyResolver, Sources};
 
 pub(crate) type AnyHealth = (HealthLayer, Prober);
@@ -28,6 +28,7 @@ pub struct MeshBuilder {
     config: Given,
     resolvers: HashMap<String, AnyResolver>,
     probes: HashMap<String, MakeHealth>,
+    overrides: Overrides,
     follow: bool,
     authorizer: Option<Arc<dyn Authorize>>,
 }
@@ -48,12 +49,12 @@ impl Default for Given {
 }
 
 impl Given {
-    fn draft(self) -> Result<Draft, ConfigError> {
+    fn draft(self, overrides: &Overrides) -> Result<Draft, ConfigError> {
         match self {
             Self::Code(config) => Ok(Draft::of_code(config)),
-            Self::Path(path) => Draft::of_path(&path),
-            Self::Toml(text) => Draft::of_toml(&text),
-            Self::Json(text) => Draft::of_json(&text),
+            Self::Path(path) => Draft::of_path(&path, overrides),
+            Self::Toml(text) => Draft::of_toml(&text, overrides),
+            Self::Json(text) => Draft::of_json(&text, overrides),
         }
     }
 }
@@ -103,6 +104,13 @@ impl MeshBuilder {
         self
     }
 
+    /// Puts fields above those of the configuration's text or file, by default none; [`Overrides::from_env`] has them from the environment. A configuration in code
+    /// is as it is.
+    pub fn overrides(mut self, overrides: Overrides) -> Self {
+        self.overrides = overrides;
+        self
+    }
+
     /// Has a running mesh follow its configuration's file: when that changes, it is reloaded as by [`Mesh::reload`]. What is wrong with a new one is told to
     /// `tracing` and in the [status](Mesh::status), and the old one stays.
     ///
@@ -119,13 +127,15 @@ impl MeshBuilder {
     /// When the configuration cannot be read, says something that cannot be, asks for a resolver or a probe that is not there, or when a probe is
     /// given that nobody asks for; every such mistake in one answer.
     pub fn build(self) -> Result<Mesh, ConfigError> {
-        let Self { config, resolvers, mut probes, follow, authorizer: own } = self;
-        let watched = match &config {
-            Given::Path(path) if follow => Some(path.clone()),
+        let Self { config, overrides, resolvers, mut probes, follow, authorizer: own } = self;
+        let followed = match &config {
+            Given::Path(path) if follow => {
+                Some(Followed { path: path.clone(), overrides: overrides.clone() })
+            }
             _ => None,
         };
-        let Draft { config, mut mistakes } = config.draft()?;
-        if follow && watched.is_none() {
+        let Draft { config, mut mistakes } = config.draft(&overrides)?;
+        if follow && followed.is_none() {
             mistakes.push(Mistake::new("follow_config", "a configuration that is no file", "config_path"));
         }
         let mut sources = Sources::new(resolvers);
@@ -157,7 +167,7 @@ impl MeshBuilder {
             (name.clone(), Arc::new(part))
         });
         let parts = parts.collect();
-        Ok(Mesh::new(parts, Reloads::new(sources, authorizer, config.start_timeout, watched)))
+        Ok(Mesh::new(parts, Reloads::new(sources, authorizer, config.start_timeout, followed)))
     }
 }
 

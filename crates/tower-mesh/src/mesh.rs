@@ -119,8 +119,8 @@ impl Mesh {
         let inner = &*self.0;
         inner.lifecycle.start(|| inner.parts.load_full(), inner.reloads.start_timeout()).await?;
         #[cfg(feature = "file")]
-        if let Some(path) = inner.reloads.watched() {
-            inner.lifecycle.spawn(crate::reload::follow(Arc::downgrade(&self.0), path.to_owned()));
+        if let Some(followed) = inner.reloads.followed() {
+            inner.lifecycle.spawn(crate::reload::follow(Arc::downgrade(&self.0), followed.clone()));
         }
         Ok(())
     }

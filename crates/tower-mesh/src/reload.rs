@@ -12,7 +12,7 @@ use tower_mesh_core::error::{InvalidConfig, Mistake};
 
 use crate::authorize::Authorizer;
 use crate::builder;
-use crate::config::{Config, ConfigError, Draft, ServiceConfig, path_of};
+use crate::config::{Config, ConfigError, Draft, Overrides, ServiceConfig, path_of};
 use crate::mesh::Parts;
 use crate::part::Part;
 use crate::resolver::Sources;
@@ -53,7 +53,7 @@ pub(crate) struct Reloads {
     sources: Mutex<Sources>,
     authorizer: Authorizer,
     start_timeout: Duration,
-    watched: Option<PathBuf>,
+    followed: Option<Followed>,
     /// One at a time, and no lock that is held while others' code runs.
     busy: AtomicBool,
     done: AtomicU64,
@@ -61,6 +61,14 @@ pub(crate) struct Reloads {
     last_error: Mutex<Option<String>>,
     /// Taken out, with calls under way perhaps.
     gone: Mutex<Vec<Arc<Part>>>,
+}
+
+/// A file, and what stands above its fields.
+#[derive(Debug, Clone)]
+pub(crate) struct Followed {
+    pub(crate) path: PathBuf,
+    #[cfg_attr(not(feature = "file"), expect(dead_code, reason = "no file is followed"))]
+    pub(crate) overrides: Overrides,
 }
 
 /// A reload is under way.
@@ -77,13 +85,13 @@ impl Reloads {
         sources: Sources,
         authorizer: Authorizer,
         start_timeout: Duration,
-        watched: Option<PathBuf>,
+        followed: Option<Followed>,
     ) -> Self {
         Self {
             sources: Mutex::new(sources),
             authorizer,
             start_timeout,
-            watched,
+            followed,
             busy: AtomicBool::new(false),
             done: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -98,13 +106,13 @@ impl Reloads {
 
     /// The file that is followed, if one is.
     #[cfg(feature = "file")]
-    pub(crate) fn watched(&self) -> Option<&std::path::Path> {
-        self.watched.as_deref()
+    pub(crate) fn followed(&self) -> Option<&Followed> {
+        self.followed.as_ref()
     }
 
     pub(crate) fn status(&self) -> ConfigStatus {
         ConfigStatus {
-            followed: self.watched.as_ref().map(|path| path.display().to_string()),
+            followed: self.followed.as_ref().map(|followed| followed.path.display().to_string()),
             reloads: self.done.load(Ordering::Relaxed),
             refused: self.refused.load(Ordering::Relaxed),
             last_error: lock(&self.last_error).clone(),
@@ -194,7 +202,8 @@ impl Reloads {
 
 /// Reloads the mesh whenever its file says something else, for as long as there is the mesh.
 #[cfg(feature = "file")]
-pub(crate) async fn follow(mesh: std::sync::Weak<crate::mesh::Inner>, path: PathBuf) {
+pub(crate) async fn follow(mesh: std::sync::Weak<crate::mesh::Inner>, followed: Followed) {
+    let Followed { path, overrides } = followed;
     let mut watch = tower_mesh_discovery::FileWatch::new(&path);
     // None: what was read when the mesh was built may be another one by now.
     let mut seen = None;
@@ -206,7 +215,7 @@ pub(crate) async fn follow(mesh: std::sync::Weak<crate::mesh::Inner>, path: Path
         }
         seen = Some(text);
         let Some(inner) = mesh.upgrade() else { return };
-        let result = match Config::from_path(&path) {
+        let result = match Config::from_path_with(&path, &overrides) {
             Ok(config) => inner.reload(config).map(|_| ()),
             Err(error) => {
                 inner.reloads.note(Err(&error));

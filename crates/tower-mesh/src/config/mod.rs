@@ -88,6 +88,7 @@
 //! [`DeadlineConfig`], [`RetryConfig`], [`BudgetConfig`], [`BreakerConfig`], [`OutlierConfig`], [`HealthConfig`], [`DiscoveryConfig`]. Where the mesh's
 //! default differs from the layer's it is told at [`ServiceConfig`].
 
+mod overrides;
 mod probe;
 mod read;
 mod source;
@@ -108,6 +109,7 @@ use tower_mesh_discovery::DiscoveryConfig;
 use tower_mesh_health::HealthConfig;
 use tower_mesh_retry::{BudgetConfig, DeadlineConfig, HedgeConfig, HedgeConfigBuilder, RetryConfig};
 
+pub use self::overrides::Overrides;
 pub(crate) use self::probe::ProbeSettings;
 #[cfg(feature = "http")]
 pub(crate) use self::probe::{HttpSettings, ProbeKind};
@@ -146,7 +148,15 @@ impl Config {
     /// # Errors
     /// When the file cannot be read or parsed, and when anything in it is wrong.
     pub fn from_path(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
-        Draft::of_path(path.as_ref())?.finish()
+        Self::from_path_with(path, &Overrides::new())
+    }
+
+    /// As [`from_path`](Self::from_path), with fields that stand above those of the file.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn from_path_with(path: impl AsRef<Path>, overrides: &Overrides) -> Result<Self, ConfigError> {
+        Draft::of_path(path.as_ref(), overrides)?.finish()
     }
 
     /// Reads TOML.
@@ -154,7 +164,7 @@ impl Config {
     /// # Errors
     /// When it cannot be parsed, and when anything in it is wrong.
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
-        Draft::of_toml(text)?.finish()
+        Draft::of_toml(text, &Overrides::new())?.finish()
     }
 
     /// Reads JSON.
@@ -162,7 +172,7 @@ impl Config {
     /// # Errors
     /// When it cannot be parsed, and when anything in it is wrong.
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
-        Draft::of_json(text)?.finish()
+        Draft::of_json(text, &Overrides::new())?.finish()
     }
 
     /// Who this program is, to whoever decides who may call: calls that say nothing else are made by it. Default none.
@@ -198,33 +208,34 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
-    pub(crate) fn of_path(path: &Path) -> Result<Self, ConfigError> {
+    pub(crate) fn of_path(path: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
         let name = || path.display().to_string();
         let text =
             std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable { path: name(), error })?;
         let json = path.extension().is_some_and(|extension| extension == "json");
-        let draft = if json { Self::of_json(&text) } else { Self::of_toml(&text) };
+        let draft = if json { Self::of_json(&text, overrides) } else { Self::of_toml(&text, overrides) };
         draft.map_err(|error| match error {
             ConfigError::Malformed { error, .. } => ConfigError::Malformed { path: Some(name()), error },
             other => other,
         })
     }
 
-    pub(crate) fn of_toml(text: &str) -> Result<Self, ConfigError> {
-        match toml::from_str(text) {
-            Ok(Tree(tree)) => Ok(tree::read(&tree)),
-            Err(error) => Err(ConfigError::Malformed { path: None, error: error.into() }),
-        }
+    pub(crate) fn of_toml(text: &str, overrides: &Overrides) -> Result<Self, ConfigError> {
+        Self::of_tree(toml::from_str(text).map_err(Into::into), overrides)
     }
 
-    pub(crate) fn of_json(text: &str) -> Result<Self, ConfigError> {
-        match serde_json::from_str(text) {
-            Ok(Tree(tree)) => Ok(tree::read(&tree)),
-            Err(error) => Err(ConfigError::Malformed { path: None, error: error.into() }),
-        }
+    pub(crate) fn of_json(text: &str, overrides: &Overrides) -> Result<Self, ConfigError> {
+        Self::of_tree(serde_json::from_str(text).map_err(Into::into), overrides)
     }
 
-    /// What code put together.
+    fn of_tree(tree: Result<Tree, BoxError>, overrides: &Overrides) -> Result<Self, ConfigError> {
+        let Tree(mut tree) = tree.map_err(|error| ConfigError::Malformed { path: None, error })?;
+        let in_the_way = overrides.apply(&mut tree);
+        let mut draft = tree::read(&tree);
+        draft.mistakes.extend(in_the_way);
+        Ok(draft)
+    }
+
     pub(crate) fn of_code(config: Config) -> Self {
         let mut mistakes = Vec::from_iter(Config::start_timeout_mistake(config.start_timeout));
         for (name, service) in &config.services {

@@ -91,6 +91,7 @@
 mod overrides;
 mod probe;
 mod read;
+mod shape;
 mod source;
 mod strict;
 mod tree;
@@ -179,6 +180,26 @@ impl Config {
     pub fn identity(mut self, identity: Caller) -> Self {
         self.identity = Some(identity);
         self
+    }
+
+    /// A JSON Schema of what a file may hold, as far as this build knows it: fields and their types. Ranges, and what fields say of each other, are checked
+    /// when a file is read.
+    pub fn json_schema() -> serde_json::Value {
+        let mut schema = tree::shape().schema();
+        if let Some(fields) = schema.as_object_mut() {
+            fields.insert("$schema".into(), "https://json-schema.org/draft/2020-12/schema".into());
+            fields.insert("title".into(), "Configuration of a tower-mesh".into());
+        }
+        schema
+    }
+
+    /// The same as a page in Markdown.
+    pub fn reference() -> String {
+        let mut page = String::from(
+            "# Fields of a configuration\n\nWritten by `Config::reference`. `*` is a name of your own. Defaults and ranges: see the tables of the crates.\n\n| field | |\n|---|---|\n",
+        );
+        tree::shape().rows("", &mut page);
+        page
     }
 
     /// Adds a service, or replaces the one of its name.

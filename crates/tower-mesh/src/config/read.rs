@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use tower_mesh_core::error::{InvalidConfig, Mistake};
 
 use super::path_of;
+use super::shape::{Kind, Shape};
 
 /// One table under reading. Each getter takes one field; [`finish`](Table::finish) calls what nobody took unknown.
 pub(super) struct Table<'a> {
@@ -14,18 +15,41 @@ pub(super) struct Table<'a> {
     values: Option<&'a Map<String, Value>>,
     known: BTreeSet<&'static str>,
     mistakes: Vec<Mistake>,
+    /// None, unless it is described and not read.
+    shape: Option<Shape>,
 }
 
 impl<'a> Table<'a> {
     /// The whole tree.
     pub(super) fn root(value: &'a Value) -> Self {
-        let mut table =
-            Self { path: String::new(), values: None, known: BTreeSet::new(), mistakes: Vec::new() };
+        let mut table = Self {
+            path: String::new(),
+            values: None,
+            known: BTreeSet::new(),
+            mistakes: Vec::new(),
+            shape: None,
+        };
         match value {
             Value::Object(values) => table.values = Some(values),
             other => table.mistakes.push(Mistake::new("configuration", shown(other), "a table")),
         }
         table
+    }
+
+    /// A tree that is described: whoever reads it asks for every field, and finds none.
+    pub(super) fn described() -> Self {
+        let (path, shape) = (String::new(), Some(Shape::new("")));
+        Self { path, values: None, known: BTreeSet::new(), mistakes: Vec::new(), shape }
+    }
+
+    /// Whether it is described and not read: all there may be is to be asked for.
+    pub(super) fn is_described(&self) -> bool {
+        self.shape.is_some()
+    }
+
+    /// What it may hold, if it was described.
+    pub(super) fn into_shape(self) -> Option<Shape> {
+        self.shape
     }
 
     /// A table below this one; empty if it is not there.
@@ -36,17 +60,22 @@ impl<'a> Table<'a> {
     /// Whether a field is there.
     pub(super) fn has(&mut self, key: &'static str) -> bool {
         self.known.insert(key);
-        self.values.is_some_and(|values| values.contains_key(key))
+        self.is_described() || self.values.is_some_and(|values| values.contains_key(key))
     }
 
     /// Tables with names of the user's own below this one.
     pub(super) fn named_tables(&mut self, key: &'static str) -> Vec<(&'a str, Table<'a>)> {
-        let parent = self.table(key);
+        let mut parent = self.table(key);
         let path = parent.path.clone();
+        if self.is_described() {
+            parent.shape = Some(Shape::named(key));
+            return vec![("*", parent)];
+        }
         let names = parent.values.map(|values| values.iter()).into_iter().flatten();
         let tables = names.map(|(name, value)| {
             let path = path_of(&path, name);
-            let table = |values| Table { path, values, known: BTreeSet::new(), mistakes: Vec::new() };
+            let table =
+                |values| Table { path, values, known: BTreeSet::new(), mistakes: Vec::new(), shape: None };
             match value {
                 Value::Object(values) => Ok((name.as_str(), table(Some(values)))),
                 other => Err(Mistake::new(table(None).path, shown(other), "a table")),
@@ -59,7 +88,8 @@ impl<'a> Table<'a> {
     }
 
     fn child(&mut self, key: &'static str, path: String) -> Table<'a> {
-        let mut table = Table { path, values: None, known: BTreeSet::new(), mistakes: Vec::new() };
+        let shape = self.shape.as_ref().map(|_| Shape::new(key));
+        let mut table = Table { path, values: None, known: BTreeSet::new(), mistakes: Vec::new(), shape };
         match self.take(key) {
             None => {}
             Some(Value::Object(values)) => table.values = Some(values),
@@ -69,6 +99,7 @@ impl<'a> Table<'a> {
     }
 
     pub(super) fn text(&mut self, key: &'static str) -> Option<&'a str> {
+        self.note(key, Kind::Text);
         match self.take(key)? {
             Value::String(text) => Some(text),
             other => self.no(key, other, "a text"),
@@ -78,7 +109,7 @@ impl<'a> Table<'a> {
     /// Whether a field is there and is a table.
     #[cfg(feature = "dns")]
     pub(super) fn is_table(&mut self, key: &'static str) -> bool {
-        self.take(key).is_some_and(Value::is_object)
+        self.is_described() || self.take(key).is_some_and(Value::is_object)
     }
 
     /// Whether a mistake was found in it.
@@ -94,6 +125,7 @@ impl<'a> Table<'a> {
 
     /// The texts of a list, each with its place; what is no text is left out, and told.
     pub(super) fn texts(&mut self, key: &'static str) -> Option<Vec<(usize, &'a str)>> {
+        self.note(key, Kind::Texts);
         let found = self.take(key)?;
         let Value::Array(values) = found else { return self.no(key, found, "a list of texts") };
         let mut texts = Vec::new();
@@ -108,6 +140,7 @@ impl<'a> Table<'a> {
 
     /// The values of a list, whatever they are.
     pub(super) fn list(&mut self, key: &'static str) -> Option<&'a [Value]> {
+        self.note(key, Kind::List);
         match self.take(key)? {
             Value::Array(values) => Some(values),
             other => self.no(key, other, "a list"),
@@ -116,6 +149,7 @@ impl<'a> Table<'a> {
 
     /// The texts of a table whose fields have names of the user's own; what is no text is left out, and told.
     pub(super) fn texts_by_name(&mut self, key: &'static str) -> Option<Vec<(&'a str, &'a str)>> {
+        self.note(key, Kind::NamedTexts);
         let found = self.take(key)?;
         let Value::Object(values) = found else { return self.no(key, found, "a table of texts") };
         let mut texts = Vec::new();
@@ -134,6 +168,7 @@ impl<'a> Table<'a> {
     }
 
     pub(super) fn flag(&mut self, key: &'static str) -> Option<bool> {
+        self.note(key, Kind::Flag);
         match self.take(key)? {
             Value::Bool(flag) => Some(*flag),
             other => self.no(key, other, "true or false"),
@@ -141,6 +176,7 @@ impl<'a> Table<'a> {
     }
 
     pub(super) fn number(&mut self, key: &'static str) -> Option<f64> {
+        self.note(key, Kind::Number);
         let value = self.take(key)?;
         match value.as_f64() {
             Some(number) => Some(number),
@@ -149,6 +185,7 @@ impl<'a> Table<'a> {
     }
 
     pub(super) fn count(&mut self, key: &'static str) -> Option<u32> {
+        self.note(key, Kind::Count);
         let value = self.take(key)?;
         match value.as_u64().and_then(|count| u32::try_from(count).ok()) {
             Some(count) => Some(count),
@@ -157,6 +194,7 @@ impl<'a> Table<'a> {
     }
 
     pub(super) fn duration(&mut self, key: &'static str) -> Option<Duration> {
+        self.note(key, Kind::Duration);
         const ALLOWED: &str = "a duration with a unit, such as \"500ms\", \"2s\" or \"1m\"";
         let value = self.take(key)?;
         match value.as_str().map(humantime::parse_duration) {
@@ -167,6 +205,7 @@ impl<'a> Table<'a> {
 
     /// One of a few words.
     pub(super) fn word<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
+        self.note(key, Kind::Words(words.iter().map(|(word, _)| (*word).to_owned()).collect()));
         let value = self.take(key)?;
         let found = value.as_str().and_then(|text| words.iter().find(|(word, _)| *word == text));
         match found {
@@ -203,7 +242,10 @@ impl<'a> Table<'a> {
     }
 
     /// Takes the mistakes of a table below this one, whose reading is over.
-    pub(super) fn absorb(&mut self, table: Table<'a>) {
+    pub(super) fn absorb(&mut self, mut table: Table<'a>) {
+        if let (Some(shape), Some(part)) = (&mut self.shape, table.shape.take()) {
+            shape.hold(part);
+        }
         self.mistakes.extend(table.finish());
     }
 
@@ -217,6 +259,12 @@ impl<'a> Table<'a> {
             self.mistakes.push(Mistake::new(path_of(&self.path, &key), "an unknown field", allowed.clone()));
         }
         self.mistakes
+    }
+
+    fn note(&mut self, key: &'static str, kind: Kind) {
+        if let Some(shape) = &mut self.shape {
+            shape.field(key, kind);
+        }
     }
 
     fn take(&mut self, key: &'static str) -> Option<&'a Value> {

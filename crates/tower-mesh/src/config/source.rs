@@ -72,6 +72,10 @@ impl Sources {
     /// The source of one service.
     pub(super) fn read(self, table: &mut Table<'_>) -> SourceConfig {
         const KINDS: [&str; 5] = ["resolver", "dns", "etcd", "file", "endpoints"];
+        if table.is_described() {
+            KINDS.into_iter().for_each(|kind| _ = self.clone().one(kind, table));
+            return SourceConfig::Wrong;
+        }
         let given: Vec<_> = KINDS.into_iter().filter(|key| table.has(key)).collect();
         match &*given {
             [] => {
@@ -84,16 +88,27 @@ impl Sources {
                 table.mistake(first, found, "one of them");
             }
         }
-        match given.first().copied() {
-            Some("resolver") => match table.text("resolver") {
+        match given.first() {
+            Some(kind) => self.one(kind, table),
+            None => SourceConfig::Wrong,
+        }
+    }
+
+    fn one(self, kind: &str, table: &mut Table<'_>) -> SourceConfig {
+        match kind {
+            "resolver" => match table.text("resolver") {
                 Some(name) => SourceConfig::Resolver(name.to_owned()),
                 None => SourceConfig::Wrong,
             },
-            Some("dns") => self.dns(table),
-            Some("etcd") => self.etcd(table),
-            Some("file") => file(table),
-            Some(_) => endpoints(table),
-            None => SourceConfig::Wrong,
+            "dns" => {
+                if table.is_described() {
+                    table.text("dns");
+                }
+                self.dns(table)
+            }
+            "etcd" => self.etcd(table),
+            "file" => file(table),
+            _ => endpoints(table),
         }
     }
 

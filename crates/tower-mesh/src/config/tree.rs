@@ -19,6 +19,7 @@ use tower_mesh_retry::{
 
 use super::probe::ProbeSettings;
 use super::read::Table;
+use super::shape::Shape;
 use super::source::Sources;
 use super::{Config, Draft, HealthSettings, ReadyWhen, ServiceConfig, path_of};
 use crate::authorize::AllowList;
@@ -26,6 +27,18 @@ use crate::authorize::AllowList;
 /// Reads a whole tree.
 pub(super) fn read(tree: &Value) -> Draft {
     let mut root = Table::root(tree);
+    let config = read_root(&mut root);
+    Draft { config, mistakes: root.finish() }
+}
+
+/// What there may be: the same reading, of a tree that has everything.
+pub(super) fn shape() -> Shape {
+    let mut root = Table::described();
+    read_root(&mut root);
+    root.into_shape().expect("it was described")
+}
+
+fn read_root(root: &mut Table<'_>) -> Config {
     let mut config = Config::default();
     if let Some(timeout) = root.duration("start_timeout") {
         match Config::start_timeout_mistake(timeout) {
@@ -64,7 +77,7 @@ pub(super) fn read(tree: &Value) -> Draft {
             Err(_) => root.add(Mistake::new(path_of("services", name), "an invalid name", NAME)),
         }
     }
-    Draft { config, mistakes: root.finish() }
+    config
 }
 
 const NAME: &str = "1 to 253 ASCII letters, digits and - _ . : / between a letter or digit at each end";

@@ -16,6 +16,7 @@ mod membership;
 mod overrides;
 mod probes;
 mod readiness;
+mod reference;
 mod reload;
 mod shutdown;
 mod sources;

@@ -2,6 +2,7 @@
 
 use tower_mesh::Config;
 
+#[cfg(all(feature = "dns", feature = "etcd"))]
 fn kept(name: &str, made: &str) {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
     if std::env::var_os("MESH_WRITE_REFERENCE").is_some() {

@@ -11,6 +11,7 @@ use tower_mesh_health::{HealthConfig, HealthLayer, Prober};
 
 use crate::authorize::{Authorize, Authorizer};
 use crate::config::{Config, ConfigError, Draft, Overrides, ProbeSettings, ServiceConfig, path_of};
+use crate::lifecycle::Farewell;
 use crate::mesh::Mesh;
 use crate::part::Part;
 use crate::probe;
@@ -31,6 +32,7 @@ pub struct MeshBuilder {
     overrides: Overrides,
     follow: bool,
     authorizer: Option<Arc<dyn Authorize>>,
+    farewells: Vec<Farewell>,
 }
 
 /// Where the services and their policies are told. Texts are not read before [`MeshBuilder::build`].
@@ -104,6 +106,13 @@ impl MeshBuilder {
         self
     }
 
+    /// Does this when [`Mesh::shutdown`] begins, beside waiting for the calls under way and for as long: to take this program out of a registry, for example. What is
+    /// not done when the grace is over is dropped, and counted in the report. A mesh that is never shut down drops it.
+    pub fn at_shutdown(mut self, farewell: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.farewells.push(Box::pin(farewell));
+        self
+    }
+
     /// Puts fields above those of the configuration's text or file, by default none; [`Overrides::from_env`] has them from the environment. A configuration in code
     /// is as it is.
     pub fn overrides(mut self, overrides: Overrides) -> Self {
@@ -127,7 +136,7 @@ impl MeshBuilder {
     /// When the configuration cannot be read, says something that cannot be, asks for a resolver or a probe that is not there, or when a probe is
     /// given that nobody asks for; every such mistake in one answer.
     pub fn build(self) -> Result<Mesh, ConfigError> {
-        let Self { config, overrides, resolvers, mut probes, follow, authorizer: own } = self;
+        let Self { config, overrides, resolvers, mut probes, follow, authorizer: own, farewells } = self;
         let followed = match &config {
             Given::Path(path) if follow => {
                 Some(Followed { path: path.clone(), overrides: overrides.clone() })
@@ -167,7 +176,7 @@ impl MeshBuilder {
             (name.clone(), Arc::new(part))
         });
         let parts = parts.collect();
-        Ok(Mesh::new(parts, Reloads::new(sources, authorizer, config.start_timeout, followed)))
+        Ok(Mesh::new(parts, Reloads::new(sources, authorizer, config.start_timeout, followed), farewells))
     }
 }
 

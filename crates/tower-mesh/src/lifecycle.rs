@@ -1,11 +1,12 @@
 //! Starting and stopping: what runs, and in which order.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::{BoxFuture, join, join_all, try_join_all};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_mesh_core::{BoxError, Operation, ServiceName};
@@ -21,15 +22,41 @@ pub(crate) struct Lifecycle {
     state: AtomicU8,
     tasks: TaskTracker,
     stop: CancellationToken,
+    changed: Notify,
+    farewells: Mutex<Vec<Farewell>>,
 }
 
+/// What is to be done before the mesh goes, such as to take oneself out of a registry.
+pub(crate) type Farewell = BoxFuture<'static, ()>;
+
 impl Lifecycle {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(farewells: Vec<Farewell>) -> Self {
         Self {
             state: AtomicU8::new(MeshState::Built as u8),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
+            changed: Notify::new(),
+            farewells: Mutex::new(farewells),
         }
+    }
+
+    /// Waits until it runs; whether it does, and is not on its way to its end.
+    pub(crate) async fn running(&self) -> bool {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // From here on a change is heard, so looking cannot miss one.
+            changed.as_mut().enable();
+            match self.state() {
+                MeshState::Built | MeshState::Starting => changed.await,
+                state => return state == MeshState::Running,
+            }
+        }
+    }
+
+    fn no_sooner(&self, state: MeshState) {
+        self.state.fetch_max(state as u8, Ordering::AcqRel);
+        self.changed.notify_waiters();
     }
 
     #[inline]
@@ -40,7 +67,7 @@ impl Lifecycle {
     fn go(&self, from: MeshState, to: MeshState) -> Result<(), MeshState> {
         self.state
             .compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire)
-            .map(|_| ())
+            .map(|_| self.changed.notify_waiters())
             .map_err(MeshState::from_u8)
     }
 
@@ -113,27 +140,29 @@ impl Lifecycle {
         /// How often the calls under way are counted while draining.
         const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-        self.state.fetch_max(MeshState::Stopping as u8, Ordering::AcqRel);
+        self.no_sooner(MeshState::Stopping);
+        let farewells = std::mem::take(&mut *self.farewells.lock().unwrap_or_else(PoisonError::into_inner));
         let drained = async {
             while under_way() > 0 {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         };
-        let cut_off = match tokio::time::timeout(grace, drained).await {
-            Ok(()) => 0,
-            Err(_) => under_way(),
-        };
+        let farewell = |farewell| tokio::time::timeout(grace, farewell);
+        let (drained, said) =
+            join(tokio::time::timeout(grace, drained), join_all(farewells.into_iter().map(farewell))).await;
+        let cut_off = if drained.is_ok() { 0 } else { under_way() };
+        let unsaid = said.iter().filter(|said| said.is_err()).count();
         let tasks = self.tasks.len();
         self.end().await;
-        ShutdownReport { cut_off, tasks }
+        ShutdownReport { cut_off, tasks, unsaid }
     }
 
     async fn end(&self) {
-        self.state.fetch_max(MeshState::Stopping as u8, Ordering::AcqRel);
+        self.no_sooner(MeshState::Stopping);
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        self.state.fetch_max(MeshState::Stopped as u8, Ordering::AcqRel);
+        self.no_sooner(MeshState::Stopped);
     }
 }
 
@@ -209,4 +238,6 @@ pub struct ShutdownReport {
     pub cut_off: u64,
     /// Background tasks that were ended and waited for.
     pub tasks: usize,
+    /// What was to be done [at the shutdown](crate::MeshBuilder::at_shutdown) and was not done when the grace was over. It was dropped.
+    pub unsaid: usize,
 }

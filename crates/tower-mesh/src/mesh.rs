@@ -14,7 +14,7 @@ use crate::builder::MeshBuilder;
 use crate::call::{self, MeshRequest, Registry};
 use crate::config::{Config, ConfigError};
 use crate::error::{Error, ErrorKind};
-use crate::lifecycle::{Lifecycle, ShutdownReport, StartError};
+use crate::lifecycle::{Farewell, Lifecycle, ShutdownReport, StartError};
 use crate::part::Part;
 use crate::readiness::Readiness;
 use crate::reload::{Reloaded, Reloads};
@@ -43,8 +43,8 @@ impl Mesh {
         MeshBuilder::default()
     }
 
-    pub(crate) fn new(parts: Parts, reloads: Reloads) -> Self {
-        let (lifecycle, registry) = (Arc::new(Lifecycle::new()), Registry::default());
+    pub(crate) fn new(parts: Parts, reloads: Reloads, farewells: Vec<Farewell>) -> Self {
+        let (lifecycle, registry) = (Arc::new(Lifecycle::new(farewells)), Registry::default());
         Self(Arc::new(Inner { parts: ArcSwap::from_pointee(parts), reloads, lifecycle, registry }))
     }
 
@@ -123,6 +123,11 @@ impl Mesh {
             inner.lifecycle.spawn(crate::reload::follow(Arc::downgrade(&self.0), followed.clone()));
         }
         Ok(())
+    }
+
+    /// Waits until it has started: whether it has, and is not being shut down instead. Any number may wait; dropping one affects no other.
+    pub async fn ready(&self) -> bool {
+        self.0.lifecycle.running().await
     }
 
     /// Takes no more calls, waits up to `grace` for those under way, ends every background task and waits for it.

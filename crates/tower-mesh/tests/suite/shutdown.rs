@@ -1,6 +1,7 @@
 //! Shutting down: calls under way get their time, and nothing is left.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -197,4 +198,43 @@ async fn two_shutdowns_at_once_are_one() {
     let (long, short) = tokio::join!(mesh.shutdown(2 * SECOND), mesh.shutdown(2 * SECOND));
     assert_eq!((long.cut_off, short.cut_off, mesh.state()), (0, 0, MeshState::Stopped));
     assert!(call.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_to_be_done_at_the_end_is_done_beside_draining_and_bounded_like_it() {
+    let done = Arc::new(AtomicU64::new(0));
+    let farewell = |after: u64| {
+        let done = done.clone();
+        async move {
+            sleep(Duration::from_secs(after)).await;
+            done.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let mesh = Mesh::builder().at_shutdown(farewell(1)).at_shutdown(farewell(100)).build().unwrap();
+    let waits = tokio::spawn({
+        let mesh = mesh.clone();
+        async move { mesh.ready().await }
+    });
+    tasks().await;
+    assert!(!waits.is_finished());
+    mesh.start().await.unwrap();
+    assert!(waits.await.unwrap() && mesh.ready().await);
+    let began = Instant::now();
+    let report = mesh.shutdown(Duration::from_secs(5)).await;
+    assert_eq!((report.unsaid, done.load(Ordering::Relaxed)), (1, 1));
+    assert_eq!(began.elapsed(), Duration::from_secs(5));
+    assert!(!mesh.ready().await, "it does not come back");
+    assert_eq!(mesh.shutdown(Duration::from_secs(5)).await.unsaid, 0, "it is said once");
+}
+
+#[tokio::test]
+async fn who_waits_for_the_start_hears_of_the_end_too() {
+    let mesh = Mesh::builder().build().unwrap();
+    let waits = tokio::spawn({
+        let mesh = mesh.clone();
+        async move { mesh.ready().await }
+    });
+    tasks().await;
+    mesh.shutdown(Duration::ZERO).await;
+    assert!(!waits.await.unwrap());
 }

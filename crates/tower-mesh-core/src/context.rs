@@ -8,6 +8,7 @@ use scoped_tls::scoped_thread_local;
 
 use crate::caller::Caller;
 use crate::operation::Operation;
+use crate::options::CallOptions;
 use crate::tick::Tick;
 
 /// What the layers of one call tell each other.
@@ -35,6 +36,7 @@ pub struct CallContext {
     tried: Cell<Tried>,
     operation: Cell<Option<Operation>>,
     caller: Cell<Option<Caller>>,
+    options: Cell<CallOptions>,
     drop_reason: Cell<Option<DropReason>>,
     deadline_kept: Cell<bool>,
     gave_up: Cell<bool>,
@@ -77,6 +79,9 @@ impl CallContext {
             self.hash_key.set(call.hash_key.get());
             self.operation.set(call.operation());
             self.caller.set(call.caller());
+            if !call.around_calls {
+                self.options.set(call.options());
+            }
         });
     }
 
@@ -88,6 +93,7 @@ impl CallContext {
             hash_key: self.hash_key.clone(),
             operation: self.operation.clone(),
             caller: self.caller.clone(),
+            options: self.options.clone(),
             tried: self.tried.clone(),
             ..Self::default()
         }
@@ -102,6 +108,12 @@ impl CallContext {
     /// Says who makes the call, for authorization.
     pub fn with_caller(self, caller: Caller) -> Self {
         self.caller.set(Some(caller));
+        self
+    }
+
+    /// Asks of the layers what is to be otherwise for this call.
+    pub fn with_options(self, options: CallOptions) -> Self {
+        self.options.set(options);
         self
     }
 
@@ -276,6 +288,12 @@ impl CallContext {
     /// Who makes a call now, as far as the context says that is lent: that of a call, or of the work [around](Self::around_calls) it.
     pub fn caller_now() -> Option<Caller> {
         Self::with_any(|call| call.caller()).flatten()
+    }
+
+    /// What is to be otherwise for this call.
+    #[inline]
+    pub fn options(&self) -> CallOptions {
+        self.options.get()
     }
 
     /// Who makes the call, if that was said.

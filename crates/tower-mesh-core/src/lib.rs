@@ -14,6 +14,7 @@ mod interned;
 mod live;
 mod name;
 mod operation;
+mod options;
 pub mod probe;
 mod ratio;
 pub mod replay;
@@ -36,6 +37,7 @@ pub use handle::{CallCounts, CallEnd, DownListener, EndpointHandle, LatencyEpoch
 pub use live::{Live, LiveReader};
 pub use name::{InvalidName, ServiceName};
 pub use operation::Operation;
+pub use options::CallOptions;
 pub use probe::Probe;
 pub use ratio::{InvalidRatio, Ratio};
 pub use replay::Replay;

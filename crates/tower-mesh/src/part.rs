@@ -1,7 +1,10 @@
 //! What the mesh keeps of one service: its layers, and the background work that belongs to them.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwapOption;
 
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
@@ -9,7 +12,7 @@ use tower_mesh_breaker::BreakerLayer;
 use tower_mesh_breaker::outlier::Outliers;
 use tower_mesh_core::classify::ByResult;
 use tower_mesh_core::error::Mistake;
-use tower_mesh_core::{Operation, ServiceName};
+use tower_mesh_core::{CallOptions, Operation, ServiceName};
 use tower_mesh_discovery::{DiscoveryLayer, FixedList};
 use tower_mesh_health::HealthLayer;
 use tower_mesh_retry::{DeadlineLayer, HedgeLayer, RetryBudget, RetryLayer};
@@ -44,6 +47,9 @@ pub(crate) struct Part {
     pub(crate) stop: CancellationToken,
     gone: AtomicBool,
     pub(crate) authorization: Authorization,
+    /// What is otherwise for some operations; none if for none.
+    operations: ArcSwapOption<BTreeMap<Operation, CallOptions>>,
+    has_operations: AtomicBool,
     /// A call has more to ask than whether the mesh runs: it is gone, or somebody decides who may call.
     asks: AtomicBool,
 }
@@ -124,7 +130,19 @@ impl Part {
             gone: AtomicBool::new(false),
             asks: AtomicBool::new(authorization.asks()),
             authorization,
+            has_operations: AtomicBool::new(!config.operations.is_empty()),
+            operations: ArcSwapOption::from_pointee(config.operations.clone()),
         }
+    }
+
+    /// What is otherwise for this operation.
+    #[inline]
+    pub(crate) fn options_of(&self, operation: Operation) -> CallOptions {
+        if !self.has_operations.load(Ordering::Acquire) {
+            return CallOptions::new();
+        }
+        let operations = self.operations.load();
+        operations.as_ref().and_then(|operations| operations.get(&operation)).copied().unwrap_or_default()
     }
 
     /// The tables and fields in which `next` differs from what this goes by; and, in `wrong`, what of it cannot change while it runs.
@@ -154,6 +172,7 @@ impl Part {
             ("endpoints", now.source == next.source),
             ("required", now.required == next.required),
             ("allow", now.allow == next.allow),
+            ("operations", now.operations == next.operations),
             ("ready_when", now.ready_when == next.ready_when),
             ("deadline", now.deadline == next.deadline),
             ("retry", now.retry == next.retry),
@@ -181,6 +200,10 @@ impl Part {
         if now.allow != next.allow {
             self.authorization.reload(next.allow.clone());
             self.asks.store(self.authorization.asks(), Ordering::Release);
+        }
+        if now.operations != next.operations {
+            self.operations.store(Some(Arc::new(next.operations.clone())));
+            self.has_operations.store(!next.operations.is_empty(), Ordering::Release);
         }
         if now.deadline != next.deadline {
             self.deadline.live().reload(next.deadline);

@@ -10,7 +10,9 @@ use tower_layer::Layer;
 use tower_mesh_breaker::{Breaker, BreakerLayer};
 use tower_mesh_core::classify::ByResult;
 use tower_mesh_core::replay::NotIdempotent;
-use tower_mesh_core::{Bind, BoxError, CallContext, EndpointHandle, Operation, ServiceName, Sharded};
+use tower_mesh_core::{
+    Bind, BoxError, CallContext, CallOptions, EndpointHandle, Operation, ServiceName, Sharded,
+};
 use tower_mesh_discovery::{Balance, NoLayers, PerEndpoint};
 use tower_mesh_health::HealthLayer;
 use tower_mesh_retry::{Deadline, Hedge, Retry};
@@ -210,13 +212,15 @@ where
         let state = match gate.lifecycle.admit(&gate.part, operation) {
             Err(error) => State::Refused { error: Some(error) },
             Ok(()) => {
-                let future = match self.operation {
+                let options = operation.map(|operation| gate.part.options_of(operation)).unwrap_or_default();
+                let future = match operation {
                     // The layers inside take it over when they are called, and keep it.
-                    Some(operation) => {
-                        let mut call = CallContext::inherit().with_operation(operation);
-                        call.lend(|| self.inner.call(request))
+                    Some(operation) if self.operation.is_some() || options != CallOptions::new() => {
+                        let call = CallContext::inherit().with_operation(operation);
+                        let options = call.options().or(options);
+                        call.with_options(options).lend(|| self.inner.call(request))
                     }
-                    None => self.inner.call(request),
+                    _ => self.inner.call(request),
                 };
                 State::Calling { future }
             }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tower_mesh_core::CallOptions;
 use tower_mesh_core::backoff::{Backoff, Growth, Jitter};
 use tower_mesh_core::error::{InvalidConfig, Mistakes};
 
@@ -134,6 +135,14 @@ impl RetryConfig {
             GrowthKind::Linear => Growth::Linear(self.base_delay),
             GrowthKind::Exponential => Growth::Exponential(self.multiplier),
         })
+    }
+
+    /// The same, but for what a call says otherwise.
+    pub(crate) fn with_options(mut self, options: CallOptions) -> Self {
+        if let Some(attempts) = options.get_max_attempts() {
+            self.max_attempts = attempts;
+        }
+        self
     }
 }
 

@@ -51,9 +51,10 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        let timeout = self.config.get().timeout();
+        let configured = self.config.get().timeout();
         let mut scope = CallScope::begin();
         let expired = scope.with(|call| {
+            let timeout = call.options().get_timeout().or(configured);
             // The reading stays in the context: one serves all inner layers.
             let bounded = timeout.is_some() || call.deadline().is_some();
             let now = bounded.then(|| call.start(clock))?;

@@ -3,7 +3,7 @@ use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tower_mesh_core::{BoxError, CallScope, Classify, Live, LiveReader, Replay, Sharded};
+use tower_mesh_core::{BoxError, CallOptions, CallScope, Classify, Live, LiveReader, Replay, Sharded};
 use tower_service::Service;
 
 use super::future::{HedgeFuture, Hedging};
@@ -74,12 +74,13 @@ where
             return HedgeFuture::new(self.inner.call(sent), None);
         }
         let mut scope = CallScope::join();
-        let known = scope.with(|call| (call.deadline(), call.start(clock)));
-        let (deadline, now) = known.unwrap_or_else(|| (None, clock()));
+        let known = scope.with(|call| (call.deadline(), call.start(clock), call.options()));
+        let (deadline, now, options) = known.unwrap_or_else(|| (None, clock(), CallOptions::new()));
         if !parts.counted_outside {
             parts.budget.deposit(now);
         }
-        let spare = if parts.replay.is_idempotent(&sent) { parts.replay.copy(&sent) } else { None };
+        let idempotent = options.is_idempotent().unwrap_or_else(|| parts.replay.is_idempotent(&sent));
+        let spare = if idempotent { parts.replay.copy(&sent) } else { None };
         let hedges = if spare.is_some() { config.max_hedges() } else { 0 };
         if hedges == 0 && (parts.counted_outside || !parts.budget.is_throttled()) {
             return HedgeFuture::new(scope.run(|| self.inner.call(sent)), None);

@@ -273,12 +273,13 @@ where
         verdict: Verdict,
         result: Result<S::Response, BoxError>,
     ) -> Option<Result<S::Response, BoxError>> {
-        let (now, tried) = self.scope.with(|call| (call.ended(), call.tried())).unwrap_or_default();
+        let known = self.scope.with(|call| (call.ended(), call.tried(), call.options()));
+        let (now, tried, options) = known.unwrap_or_default();
         let now = now.unwrap_or_else(clock);
         let mut again = self.again.take().expect("only a call that can be sent again gets here");
         let parts = again.parts.clone();
         let retrying = self.retrying.get_or_insert_with(|| {
-            let policy = RetryPolicy::new(*parts.config.snapshot());
+            let policy = RetryPolicy::new(parts.config.snapshot().with_options(options));
             Box::new(Retrying {
                 policy,
                 tried_before: Tried::default(),

@@ -2,7 +2,7 @@ use std::fmt;
 use std::mem;
 use std::task::{Context, Poll};
 
-use tower_mesh_core::{BoxError, CallScope, Classify, Live, LiveReader, Replay, Sharded};
+use tower_mesh_core::{BoxError, CallOptions, CallScope, Classify, Live, LiveReader, Replay, Sharded};
 use tower_service::Service;
 
 use super::future::{Again, RetryFuture};
@@ -69,12 +69,13 @@ where
         let config = self.config.get();
         let attempt_timeout = config.attempt_timeout();
         let sent = replay.prepare(request);
-        let idempotent = replay.is_idempotent(&sent);
-        let spare = if config.max_attempts() > 1 { replay.copy(&sent) } else { None };
 
         let mut scope = CallScope::join();
-        let known = scope.with(|call| (call.deadline(), call.start(clock)));
-        let (deadline, now) = known.unwrap_or_else(|| (None, clock()));
+        let known = scope.with(|call| (call.deadline(), call.start(clock), call.options()));
+        let (deadline, now, options) = known.unwrap_or_else(|| (None, clock(), CallOptions::new()));
+        let idempotent = options.is_idempotent().unwrap_or_else(|| replay.is_idempotent(&sent));
+        let attempts = options.get_max_attempts().unwrap_or_else(|| config.max_attempts());
+        let spare = if attempts > 1 { replay.copy(&sent) } else { None };
         budget.deposit(now);
         let active = budget.enter();
         let expired = deadline.is_some_and(|deadline| deadline <= now);

@@ -23,6 +23,10 @@
 //! operations = ["get", "list-*"]
 //! [services.users.allow."*"]
 //! operations = ["health"]
+//! [services.users.operations.report]   # what is otherwise for calls of this operation
+//! timeout = "60s"                  # of the whole call
+//! max_attempts = 1
+//! idempotent = true                # whether doing it twice does no harm, whatever the request looks like
 //! [services.users.deadline]        # the whole call
 //! timeout = "15s"
 //! [services.users.retry]
@@ -105,7 +109,7 @@ use std::time::Duration;
 use tower_mesh_breaker::BreakerConfig;
 use tower_mesh_breaker::outlier::OutlierConfig;
 use tower_mesh_core::error::{InvalidConfig, Mistake};
-use tower_mesh_core::{BoxError, Caller, Endpoint, ServiceName};
+use tower_mesh_core::{BoxError, CallOptions, Caller, Endpoint, Operation, ServiceName};
 use tower_mesh_discovery::DiscoveryConfig;
 use tower_mesh_health::HealthConfig;
 use tower_mesh_retry::{BudgetConfig, DeadlineConfig, HedgeConfig, HedgeConfigBuilder, RetryConfig};
@@ -301,6 +305,7 @@ pub struct ServiceConfig {
     pub(crate) source: SourceConfig,
     pub(crate) required: bool,
     pub(crate) allow: Option<AllowList>,
+    pub(crate) operations: BTreeMap<Operation, CallOptions>,
     pub(crate) ready_when: ReadyWhen,
     pub(crate) discovery: DiscoveryConfig,
     pub(crate) locality: Option<Arc<str>>,
@@ -374,6 +379,7 @@ impl ServiceConfig {
             source,
             required: true,
             allow: None,
+            operations: BTreeMap::new(),
             ready_when: ReadyWhen::Resolved,
             discovery: DiscoveryConfig::default(),
             locality: None,
@@ -402,6 +408,12 @@ impl ServiceConfig {
     /// [`Mesh::readiness`](crate::Mesh::readiness) goes by it at all. Default true.
     pub fn required(mut self, required: bool) -> Self {
         self.required = required;
+        self
+    }
+
+    /// What is otherwise for one operation than for the service; what a call itself asks for stands above it.
+    pub fn operation(mut self, operation: Operation, options: CallOptions) -> Self {
+        self.operations.insert(operation, options);
         self
     }
 

@@ -1,5 +1,6 @@
 //! Which fields there are, and what becomes of them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use tower_mesh_breaker::{BreakerConfig, BreakerConfigBuilder, OpenDelay, Origins
 use tower_mesh_core::backoff::Jitter;
 use tower_mesh_core::classify::Origin;
 use tower_mesh_core::error::Mistake;
-use tower_mesh_core::{Caller, ServiceName};
+use tower_mesh_core::{CallOptions, Caller, Operation, ServiceName};
 use tower_mesh_discovery::{Algorithm, DiscoveryConfig, DiscoveryConfigBuilder};
 use tower_mesh_health::{HealthConfig, HealthConfigBuilder, Initial};
 use tower_mesh_retry::{
@@ -91,6 +92,7 @@ fn read_service(table: &mut Table<'_>, mut policies: Policies, sources: Sources)
         Some(_) => table.mistake("ready_when", "a requirement beside required = false", "one of the two"),
         None => {}
     }
+    service.operations = read_operations(table);
     let built = policies.read(table);
     service.discovery = built.discovery;
     service.locality = policies.locality;
@@ -105,6 +107,39 @@ fn read_service(table: &mut Table<'_>, mut policies: Policies, sources: Sources)
         policies.probed.then_some(HealthSettings { config: built.health, probe: policies.probe });
     service
 }
+
+fn read_operations(table: &mut Table<'_>) -> BTreeMap<Operation, CallOptions> {
+    let mut operations = BTreeMap::new();
+    for (name, mut part) in table.named_tables("operations") {
+        let mut options = CallOptions::new();
+        match part.duration("timeout") {
+            Some(timeout) if (TIMEOUT.0..=TIMEOUT.1).contains(&timeout) => options = options.timeout(timeout),
+            Some(timeout) => part.mistake("timeout", format_args!("{timeout:?}"), "1ms to 1day"),
+            None => {}
+        }
+        match part.count("max_attempts") {
+            Some(attempts @ 1..=20) => options = options.max_attempts(attempts),
+            Some(attempts) => part.mistake("max_attempts", attempts, "1 to 20"),
+            None => {}
+        }
+        if let Some(idempotent) = part.flag("idempotent") {
+            options = options.idempotent(idempotent);
+        }
+        table.absorb(part);
+        if is_pattern(name) && !name.ends_with('*') {
+            operations.insert(Operation::named(name), options);
+        } else if !table.is_described() {
+            table.add(Mistake::new(
+                path_of("operations", name),
+                "an invalid name",
+                "1 to 128 bytes without *",
+            ));
+        }
+    }
+    operations
+}
+
+const TIMEOUT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(86_400));
 
 /// Present, it allows what it says and nothing else, even if it says nothing.
 fn read_allow(table: &mut Table<'_>) -> Option<AllowList> {

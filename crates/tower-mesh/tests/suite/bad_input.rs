@@ -53,7 +53,7 @@ fn mistakes(toml: &str) -> Vec<Told> {
     found
 }
 
-const SERVICE_FIELDS: &str = "allow, breaker, budget, deadline, discovery, dns, endpoints, etcd, file, health, hedge, outlier, ready_when, required, resolver, retry";
+const SERVICE_FIELDS: &str = "allow, breaker, budget, deadline, discovery, dns, endpoints, etcd, file, health, hedge, operations, outlier, ready_when, required, resolver, retry";
 const A_DURATION: &str = "a duration with a unit, such as \"500ms\", \"2s\" or \"1m\"";
 const AN_ADDRESS: &str = "1 to 1024 bytes without blanks or control characters";
 const A_PATTERN: &str = "1 to 128 bytes, with * at most at the end";
@@ -139,6 +139,15 @@ fn wrong_services() -> Vec<(&'static str, Vec<Told>)> {
             &[("resolver", "nothing", "a resolver, dns, etcd, a file, or a list of endpoints")],
         ),
         ("resolver = \"dns\"\nhealth.interval = \"1s\"", &[("health", "no probe", A_PROBE)]),
+        (
+            "resolver = \"dns\"\noperations.a = { timeout = \"0s\", max_attempts = 21, idempotent = 1 }\noperations.\"b*\" = {}",
+            &[
+                ("operations.a.timeout", "0ns", "1ms to 1day"),
+                ("operations.a.max_attempts", "21", "1 to 20"),
+                ("operations.a.idempotent", "1", "true or false"),
+                ("operations.\"b*\"", "an invalid name", "1 to 128 bytes without *"),
+            ],
+        ),
         (
             "resolver = \"dns\"\nallow.a = {}\nallow.\"b*c\".operations = [\"\", \"x\"]\nallow.d = 3",
             &[

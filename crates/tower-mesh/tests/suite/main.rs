@@ -13,6 +13,7 @@ mod defaults;
 mod effect;
 mod errors;
 mod membership;
+mod operations;
 mod overrides;
 mod probes;
 mod readiness;

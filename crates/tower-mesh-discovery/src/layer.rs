@@ -118,6 +118,19 @@ impl<B, P, C> DiscoveryLayer<B, P, C> {
         }
     }
 
+    /// Puts more around each endpoint's service: `wrap` gets what stands there by now.
+    pub fn wrap_endpoint_stack<P2>(self, wrap: impl FnOnce(Arc<P>) -> P2) -> DiscoveryLayer<B, P2, C> {
+        let Self { source, config, bind, per_endpoint, classifier, settings } = self;
+        DiscoveryLayer {
+            source,
+            config,
+            bind,
+            per_endpoint: Arc::new(wrap(per_endpoint)),
+            classifier,
+            settings,
+        }
+    }
+
     /// What counts as a failure. Default: `Err`.
     pub fn classify<C2>(self, classifier: C2) -> DiscoveryLayer<B, P, C2> {
         DiscoveryLayer {
@@ -278,6 +291,14 @@ impl<S> PerEndpoint<S> for NoLayers {
 
     fn layer(&self, _endpoint: &EndpointHandle, service: S) -> S {
         service
+    }
+}
+
+impl<S, P: PerEndpoint<S>> PerEndpoint<S> for Arc<P> {
+    type Service = P::Service;
+
+    fn layer(&self, endpoint: &EndpointHandle, service: S) -> P::Service {
+        (**self).layer(endpoint, service)
     }
 }
 

@@ -14,6 +14,7 @@ mod readiness;
 mod reload;
 mod resolver;
 mod service;
+mod stack;
 mod status;
 mod under_way;
 
@@ -26,6 +27,7 @@ pub use mesh::Mesh;
 pub use readiness::{Readiness, Requirement, ServiceState};
 pub use reload::Reloaded;
 pub use service::{Connected, MeshFuture, MeshService, ServiceHandle, Tower, With};
+pub use stack::Stack;
 pub use status::{
     CircuitStatus, ConfigStatus, EndpointStatus, HealthStatus, MeshState, MeshStatus, OutlierStatus,
     RetryStatus, ServiceStatus,

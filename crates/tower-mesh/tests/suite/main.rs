@@ -21,6 +21,7 @@ mod reference;
 mod reload;
 mod shutdown;
 mod sources;
+mod stack;
 mod start;
 mod status;
 mod traffic;

@@ -220,7 +220,7 @@ impl Watches for Identity {
 
 impl Watches for HealthLayer {
     fn watch(&self, endpoint: &EndpointHandle) {
-        drop(self.watching(endpoint));
+        let _registered = self.watching(endpoint);
     }
 }
 

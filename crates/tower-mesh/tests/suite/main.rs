@@ -7,10 +7,12 @@ mod backend;
 mod inner;
 
 mod bad_input;
+mod bodies;
 mod by_name;
 mod defaults;
 mod effect;
 mod errors;
+mod hyper_client;
 mod membership;
 mod probes;
 mod readiness;

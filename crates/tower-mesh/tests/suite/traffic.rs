@@ -29,7 +29,7 @@ fn retries(mesh: &Mesh) -> RetryStatus {
 }
 
 /// Waits for what must come, without holding the test up for ever if it does not.
-async fn until(what: &str, mut is: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut is: impl FnMut() -> bool) {
     let looking = async {
         while !is() {
             sleep(Duration::from_millis(2)).await;

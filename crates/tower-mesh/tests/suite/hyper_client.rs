@@ -13,6 +13,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt as _;
+use tower_mesh::core::Endpoint;
+use tower_mesh::discovery::FixedList;
 use tower_mesh::{EndpointStatus, Error, ErrorKind, Mesh};
 
 use crate::backend::{Backend, Mood, nobody};
@@ -25,7 +27,7 @@ fn client(http2: bool) -> Http {
 }
 
 /// A server that does `serve` to each connection, and how many there were.
-async fn server<F>(serve: fn(TcpStream) -> F) -> (SocketAddr, Arc<AtomicU64>)
+async fn server<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> (SocketAddr, Arc<AtomicU64>)
 where
     F: Future<Output = std::io::Result<()>> + Send + 'static,
 {
@@ -44,13 +46,12 @@ where
 }
 
 /// The first endpoint is tried first, the second only when the first has failed.
-async fn mesh(first: SocketAddr, second: Option<SocketAddr>) -> Mesh {
-    let second = second.map(|second| format!(", {{ address = \"{second}\", priority = 1 }}"));
-    let second = second.unwrap_or_default();
-    let config = format!(
-        "[services.users]\nendpoints = [\"{first}\"{second}]\nretry.base_delay = \"1ms\"\nretry.max_delay = \"2ms\"\nbreaker.enabled = false"
-    );
-    let mesh = Mesh::builder().config_toml(config).build().unwrap();
+async fn mesh(first: SocketAddr, second: SocketAddr) -> Mesh {
+    let second = Endpoint::from(second).with_priority(1);
+    let list = FixedList::new([first.into(), second]).unwrap();
+    let config =
+        "[services.users]\nresolver = \"list\"\nretry.base_delay = \"1ms\"\nretry.max_delay = \"2ms\"";
+    let mesh = Mesh::builder().config_toml(config).resolver("list", list).build().unwrap();
     mesh.start().await.unwrap();
     mesh
 }
@@ -70,7 +71,7 @@ fn endpoints(mesh: &Mesh) -> Vec<EndpointStatus> {
 /// A POST that fails at `first` is answered by another endpoint, which gets it once.
 async fn is_sent_elsewhere(first: SocketAddr, http2: bool) {
     let well = if http2 { http2_backend().await } else { http1_backend().await };
-    let mesh = mesh(first, Some(well.0)).await;
+    let mesh = mesh(first, well.0).await;
     assert_eq!(post(&mesh, http2).await.unwrap(), 200);
     assert_eq!(well.1.load(Ordering::Relaxed), 1);
     assert_eq!(mesh.status().services[0].retry.granted, 1);
@@ -79,13 +80,13 @@ async fn is_sent_elsewhere(first: SocketAddr, http2: bool) {
 /// A POST that fails at `first` may have been processed, so it is not sent to another endpoint.
 async fn is_not_sent_again(first: SocketAddr, http2: bool) {
     let well = if http2 { http2_backend().await } else { http1_backend().await };
-    let mesh = mesh(first, Some(well.0)).await;
+    let mesh = mesh(first, well.0).await;
     assert_eq!(post(&mesh, http2).await.unwrap_err().kind(), ErrorKind::Upstream);
     assert_eq!(well.1.load(Ordering::Relaxed), 0);
 }
 
 async fn http1_backend() -> (SocketAddr, Arc<AtomicU64>) {
-    server(async |stream| {
+    server(|stream| async move {
         let service = hyper::service::service_fn(async |_| {
             Ok::<_, std::convert::Infallible>(http::Response::new(Body::default()))
         });
@@ -97,7 +98,7 @@ async fn http1_backend() -> (SocketAddr, Arc<AtomicU64>) {
 }
 
 async fn http2_backend() -> (SocketAddr, Arc<AtomicU64>) {
-    server(async |stream| {
+    server(|stream| async move {
         let service = hyper::service::service_fn(async |_| {
             Ok::<_, std::convert::Infallible>(http::Response::new(Body::default()))
         });
@@ -141,7 +142,7 @@ async fn what_cannot_connect_is_sent_elsewhere_whatever_its_method() {
 
 #[tokio::test]
 async fn a_connection_lost_after_the_request_was_sent_is_not_a_reason_to_send_a_post_again() {
-    let (lost, connections) = server(async |mut stream| {
+    let (lost, connections) = server(|mut stream| async move {
         stream.read(&mut [0; 1024]).await?;
         Ok(()) // and closes
     })
@@ -154,12 +155,12 @@ async fn a_connection_lost_after_the_request_was_sent_is_not_a_reason_to_send_a_
 #[tokio::test]
 async fn an_idle_connection_that_was_closed_costs_the_caller_nothing() {
     let backend = Backend::start(Mood::Well).await;
-    let (closing, connections) = server(async |mut stream| {
+    let (closing, connections) = server(|mut stream| async move {
         stream.read(&mut [0; 1024]).await?;
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await
     })
     .await;
-    let mesh = mesh(closing, Some(backend.address)).await;
+    let mesh = mesh(closing, backend.address).await;
     let users = mesh.service("users").unwrap().http(client(false));
     for _ in 0..10 {
         let request = Request::post("/").body(Body::from("once")).unwrap();
@@ -215,7 +216,7 @@ mod http2 {
 
     #[tokio::test]
     async fn a_goaway_that_leaves_the_stream_out_sends_it_elsewhere() {
-        let (first, _) = server(async |stream| until_a_request(stream, go_away(0)).await).await;
+        let (first, _) = server(|stream| until_a_request(stream, go_away(0))).await;
         is_sent_elsewhere(first, true).await;
     }
 
@@ -228,7 +229,7 @@ mod http2 {
 
     #[tokio::test]
     async fn a_goaway_that_includes_the_stream_and_then_the_end_is_not_a_reason_to_send_a_post_again() {
-        let (first, _) = server(async |stream| {
+        let (first, _) = server(|stream| async move {
             let _ =
                 tokio::time::timeout(Duration::from_millis(300), until_a_request(stream, go_away(1))).await;
             Ok(())

@@ -12,6 +12,8 @@ pub mod probe;
 mod renewing;
 mod replay;
 mod replay_body;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 pub use authority::{Authority, InvalidAddress, Rewrite, RewriteFuture};
 pub use body::GuardedBody;

@@ -1,7 +1,7 @@
 use std::error::Error;
 use std::time::SystemTime;
 
-use http::{Response, header};
+use http::{HeaderMap, Response, StatusCode, header};
 use http_body::Body;
 use tower_mesh_core::Classify;
 use tower_mesh_core::classify::{Guard, Verdict};
@@ -44,19 +44,23 @@ impl Classifier {
         self
     }
 
-    fn of_response<B>(response: &Response<B>) -> Verdict {
-        if grpc::is_grpc(response.headers())
-            && let Some(verdict) = grpc::at_head(response.status(), response.headers())
+    /// The verdict on the head of a response, whatever its type.
+    pub(crate) fn of_head(&self, status: StatusCode, headers: &HeaderMap) -> Verdict {
+        let verdict = Self::of_answer(status, headers);
+        if self.ignores_retried { verdict } else { chain::stop(verdict, headers) }
+    }
+
+    fn of_answer(status: StatusCode, headers: &HeaderMap) -> Verdict {
+        if grpc::is_grpc(headers)
+            && let Some(verdict) = grpc::at_head(status, headers)
         {
             return verdict;
         }
-        let wait = match response.headers().get(header::RETRY_AFTER) {
-            Some(value) if status::may_ask_to_wait(response.status()) => {
-                retry_after::of_header(value, wall_clock)
-            }
+        let wait = match headers.get(header::RETRY_AFTER) {
+            Some(value) if status::may_ask_to_wait(status) => retry_after::of_header(value, wall_clock),
             _ => None,
         };
-        status::verdict(response.status(), wait)
+        status::verdict(status, wait)
     }
 }
 
@@ -64,12 +68,10 @@ impl<B: Body> Classify<Response<B>> for Classifier {
     type Response<G: Guard> = Response<GuardedBody<B, G>>;
 
     fn head(&self, result: Result<&Response<B>, &(dyn Error + 'static)>) -> Verdict {
-        let response = match result {
-            Ok(response) => response,
-            Err(error) => return error::verdict(error),
-        };
-        let verdict = Self::of_response(response);
-        if self.ignores_retried { verdict } else { chain::stop(verdict, response.headers()) }
+        match result {
+            Ok(response) => self.of_head(response.status(), response.headers()),
+            Err(error) => error::verdict(error),
+        }
     }
 
     fn attach<G: Guard>(&self, response: Response<B>, verdict: Verdict, guard: G) -> Self::Response<G> {

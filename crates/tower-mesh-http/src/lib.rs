@@ -12,6 +12,8 @@ pub mod probe;
 mod renewing;
 mod replay;
 mod replay_body;
+#[cfg(feature = "reqwest")]
+mod reqwest_client;
 #[cfg(feature = "tls")]
 pub mod tls;
 
@@ -24,3 +26,5 @@ pub use outgoing::{NoTimeLeft, Outgoing, OutgoingFuture, OutgoingLayer};
 pub use renewing::{Renewed, Renewing};
 pub use replay::CopyBody;
 pub use replay_body::{ReplayBody, Superseded};
+#[cfg(feature = "reqwest")]
+pub use reqwest_client::Reqwest;

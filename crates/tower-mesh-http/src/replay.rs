@@ -1,4 +1,4 @@
-use http::{Method, Request};
+use http::{HeaderMap, Method, Request};
 use tower_mesh_core::Replay;
 
 use crate::classifier::Classifier;
@@ -61,12 +61,14 @@ impl<B: CopyBody> Replay<Request<B>> for Classifier {
     }
 
     fn is_idempotent(&self, sent: &Request<B>) -> bool {
-        match *sent.method() {
-            Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE => {
-                true
-            }
-            _ => sent.headers().contains_key(IDEMPOTENCY_KEY),
-        }
+        is_idempotent(sent.method(), sent.headers())
+    }
+}
+
+pub(crate) fn is_idempotent(method: &Method, headers: &HeaderMap) -> bool {
+    match *method {
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE => true,
+        _ => headers.contains_key(IDEMPOTENCY_KEY),
     }
 }
 

@@ -125,6 +125,25 @@ impl<P> ServiceHandle<P> {
     }
 }
 
+#[cfg(feature = "reqwest")]
+impl<P> ServiceHandle<P> {
+    /// The service over `reqwest::Request`, whose URL may name any host. What it answers becomes a `reqwest::Response` by `from`. The client should follow no
+    /// redirects: where they lead is not known to the mesh.
+    pub fn reqwest<Client>(
+        self,
+        client: Client,
+    ) -> Connected<P::Service, tower_mesh_http::Classifier, tower_mesh_http::Reqwest>
+    where
+        Client: Clone + Send + Sync + 'static,
+        P: PerEndpoint<tower_mesh_http::Rewrite<Client>> + Send + Sync + 'static,
+        P::Service: Clone + Send + Sync + 'static,
+    {
+        self.classify(tower_mesh_http::Classifier::default())
+            .replay(tower_mesh_http::Reqwest)
+            .bind(tower_mesh_http::Authority, client)
+    }
+}
+
 impl<P, C, R> fmt::Debug for ServiceHandle<P, C, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServiceHandle").field("service", &self.part.name).finish_non_exhaustive()

@@ -19,6 +19,7 @@ pub fn verdict(error: &(dyn Error + 'static)) -> Verdict {
         Verdict::failure(Origin::Local, Retry::NotProcessed)
     } else if find_in::<hyper::Error>(error).is_some_and(hyper::Error::is_user)
         || was_reset_by_the_caller(error)
+        || was_never_a_request(error)
     {
         Verdict::IGNORED
     } else {
@@ -65,6 +66,17 @@ fn was_reset_by_the_caller(error: &(dyn Error + 'static)) -> bool {
 
 #[cfg(not(feature = "http2"))]
 fn was_reset_by_the_caller(_error: &(dyn Error + 'static)) -> bool {
+    false
+}
+
+/// What reqwest could not even begin to send.
+#[cfg(feature = "reqwest")]
+fn was_never_a_request(error: &(dyn Error + 'static)) -> bool {
+    find_in::<reqwest::Error>(error).is_some_and(reqwest::Error::is_builder)
+}
+
+#[cfg(not(feature = "reqwest"))]
+fn was_never_a_request(_error: &(dyn Error + 'static)) -> bool {
     false
 }
 

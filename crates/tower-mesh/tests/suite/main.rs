@@ -16,6 +16,8 @@ mod hyper_client;
 mod membership;
 mod probes;
 mod readiness;
+#[cfg(feature = "reqwest")]
+mod reqwest_client;
 mod shutdown;
 mod start;
 mod status;

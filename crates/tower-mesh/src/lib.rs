@@ -2,7 +2,9 @@
 
 pub mod config;
 
+mod answer;
 mod builder;
+mod builder_ext;
 mod call;
 mod error;
 mod lifecycle;
@@ -15,13 +17,17 @@ mod service;
 mod status;
 mod under_way;
 
+pub use answer::Answer;
 pub use builder::MeshBuilder;
+pub use builder_ext::ServiceBuilderExt;
 pub use call::MeshRequest;
 pub use config::Config;
 pub use error::{Error, ErrorKind};
 pub use lifecycle::{ShutdownReport, StartError};
 pub use mesh::Mesh;
 pub use readiness::{Readiness, Requirement, ServiceState};
+#[cfg(feature = "http")]
+pub use service::HttpService;
 pub use service::{Connected, MeshFuture, MeshService, ServiceHandle, Tower, With};
 pub use status::{
     CircuitStatus, EndpointStatus, HealthStatus, MeshState, MeshStatus, OutlierStatus, RetryStatus,

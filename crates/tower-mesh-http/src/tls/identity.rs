@@ -69,7 +69,7 @@ impl Identity {
                 let before = identity.last_error();
                 match identity.reload().await {
                     Ok(true) => {
-                        tracing::info!(certificate = %identity.0.certificate.display(), "a new client certificate")
+                        tracing::info!(certificate = %identity.0.certificate.display(), "a new client certificate");
                     }
                     Ok(false) => {}
                     Err(error) if before.as_deref() == Some(&*error.to_string()) => {}

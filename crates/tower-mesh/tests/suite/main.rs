@@ -12,6 +12,8 @@ mod by_name;
 mod defaults;
 mod effect;
 mod errors;
+#[cfg(feature = "axum")]
+mod gateway;
 mod hyper_client;
 mod membership;
 mod probes;

@@ -74,7 +74,7 @@ impl Replay<Query> for Reads {
 async fn execute(address: String, count: u32, query: Query) -> Result<Rows, BoxError> {
     match query.sql {
         sql if !sql.contains(' ') => Err(SyntaxError.into()),
-        _ if count % 3 == 0 => Err("connection lost".into()),
+        _ if count.is_multiple_of(3) => Err("connection lost".into()),
         _ => Ok(Rows(vec![address])),
     }
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
@@ -47,7 +48,10 @@ impl Backend {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let (mood, moods) = watch::channel(Mood::Well);
-        let app = Router::new().route("/", get(answer)).route("/healthz", get(answer)).with_state(moods);
+        let app = Router::new()
+            .route("/", get(answer).put(upload))
+            .route("/healthz", get(answer))
+            .with_state(moods);
         #[expect(clippy::disallowed_methods, reason = "owned: aborted when the backend is dropped")]
         let server = tokio::task::spawn(serve(listener, app));
         Ok(Self { address, mood, server })
@@ -100,6 +104,14 @@ async fn answer(State(mut moods): State<watch::Receiver<Mood>>) -> (StatusCode, 
         }
     }
     (StatusCode::OK, "well\n")
+}
+
+/// Reads what is uploaded, and says how much it was.
+async fn upload(State(moods): State<watch::Receiver<Mood>>, body: Body) -> (StatusCode, String) {
+    match axum::body::to_bytes(body, 1 << 20).await {
+        Ok(read) if *moods.borrow() != Mood::Failing => (StatusCode::OK, format!("{} bytes\n", read.len())),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "failing\n".to_owned()),
+    }
 }
 
 /// The program of the project's front page compiles.

@@ -151,10 +151,10 @@ async fn an_http_call_is_in_flight_until_its_body_has_been_read() {
     let list = FixedList::new(["a:1".parse().unwrap()]).unwrap();
     let config = BreakerConfig::builder().half_open_permits(1).build().unwrap();
     let http = Classifier::default();
-    let breakers = BreakerLayer::new(config, http);
+    let breakers = BreakerLayer::new(config, http.clone());
     let watching = breakers.clone();
     let discovery = DiscoveryLayer::spawn(&list, "users".parse().unwrap())
-        .classify(http)
+        .classify(http.clone())
         .per_endpoint(move |endpoint: &EndpointHandle| watching.watching(endpoint))
         .connect(|_: &EndpointHandle| {
             service_fn(|_: http::Request<String>| async { Ok::<_, BoxError>(http::Response::new(pieces())) })

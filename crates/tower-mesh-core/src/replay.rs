@@ -28,6 +28,12 @@ pub trait Replay<Req>: Clone + Send + Sync + 'static {
     /// Another copy to keep while `sent` is on its way; none if it cannot be sent twice. It is asked for only while another attempt is allowed.
     fn copy(&self, sent: &Self::Sent) -> Option<Self::Sent>;
 
+    /// Whether all of the request is there, so that copies can be on their way side by side; asked of a copy that is kept. Only complete ones are hedged.
+    /// A stream that is still being read is not. Default true.
+    fn is_complete(&self, _sent: &Self::Sent) -> bool {
+        true
+    }
+
     /// Whether doing it twice does no more than doing it once.
     fn is_idempotent(&self, sent: &Self::Sent) -> bool;
 }

@@ -29,7 +29,7 @@ use crate::name::ServiceName;
 /// }
 /// ```
 ///
-/// A whole one, which asks an inventory over HTTP and tells its errors from its answers, is `examples/own_source.rs` in the repository.
+/// A whole one, which asks an inventory over HTTP and tells its errors from its answers, is `examples/custom_resolver.rs` in the repository.
 pub trait Resolve: Send + Sync + 'static {
     /// The stream of updates.
     type Updates: Stream<Item = Result<Update, ResolveError>> + Send + 'static;

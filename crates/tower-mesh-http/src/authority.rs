@@ -74,10 +74,7 @@ where
     type Future = RewriteFuture<C::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        match &self.target {
-            Target::Address { .. } => self.inner.poll_ready(cx).map_err(Into::into),
-            Target::Invalid(why) => Poll::Ready(Err(why.to_error().into())),
-        }
+        self.poll_target(cx)
     }
 
     fn call(&mut self, mut request: Request<B>) -> RewriteFuture<C::Future> {
@@ -104,6 +101,29 @@ fn with_authority(uri: Uri, scheme: Option<&Scheme>, authority: &uri::Authority)
     }
     parts.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
     Uri::from_parts(parts).expect("scheme, authority and path are what a URI needs")
+}
+
+impl<C> Rewrite<C> {
+    /// Makes the client ready, unless there is nowhere to go.
+    pub(crate) fn poll_target<Req>(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>>
+    where
+        C: Service<Req>,
+        C::Error: Into<BoxError>,
+    {
+        match &self.target {
+            Target::Address { .. } => self.inner.poll_ready(cx).map_err(Into::into),
+            Target::Invalid(why) => Poll::Ready(Err(why.to_error().into())),
+        }
+    }
+
+    /// The client with where to go, or why that cannot be.
+    #[cfg(feature = "reqwest")]
+    pub(crate) fn target(&mut self) -> Result<(&mut C, Option<&Scheme>, &uri::Authority), Invalid> {
+        match &self.target {
+            Target::Address { scheme, authority } => Ok((&mut self.inner, scheme.as_ref(), authority)),
+            Target::Invalid(why) => Err(why.clone()),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]

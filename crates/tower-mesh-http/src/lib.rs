@@ -11,6 +11,11 @@ pub mod policy;
 pub mod probe;
 mod renewing;
 mod replay;
+mod replay_body;
+#[cfg(feature = "reqwest")]
+mod reqwest_client;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 pub use authority::{Authority, InvalidAddress, Rewrite, RewriteFuture};
 pub use body::GuardedBody;
@@ -19,3 +24,7 @@ pub use idle::{IdleBody, IdleFuture, IdleTimedOut, IdleTimeout, IdleTimeoutLayer
 pub use incoming::{Incoming, IncomingFuture, IncomingLayer};
 pub use outgoing::{NoTimeLeft, Outgoing, OutgoingFuture, OutgoingLayer};
 pub use renewing::{Renewed, Renewing};
+pub use replay::CopyBody;
+pub use replay_body::{ReplayBody, Superseded};
+#[cfg(feature = "reqwest")]
+pub use reqwest_client::Reqwest;

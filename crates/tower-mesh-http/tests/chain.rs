@@ -223,15 +223,15 @@ async fn what_was_retried_and_then_went_well_is_not_marked() {
 
 #[tokio::test(start_paused = true)]
 async fn the_marker_is_honoured_on_failures_unless_told_otherwise_and_passed_on() {
-    let judge = |status: u16, classifier: Classifier| {
+    let judge = |status: u16, classifier: &Classifier| {
         let response = Response::builder().status(status).header("x-mesh-retried", "1").body(String::new());
         classifier.head(Ok(&response.unwrap()))
     };
     let plain = Classifier::default();
-    assert_eq!(judge(503, plain).retry, MayRetry::Forbidden);
-    assert!(judge(503, plain).is_failure(), "it counts as what it is");
-    assert_eq!(judge(503, plain.ignoring_retried()).retry, MayRetry::IfIdempotent);
-    assert_eq!(judge(200, plain), Verdict::SUCCESS);
+    assert_eq!(judge(503, &plain).retry, MayRetry::Forbidden);
+    assert!(judge(503, &plain).is_failure(), "it counts as what it is");
+    assert_eq!(judge(503, &plain.clone().ignoring_retried()).retry, MayRetry::IfIdempotent);
+    assert_eq!(judge(200, &plain), Verdict::SUCCESS);
 
     // A failure that is forbidden to be sent again is told onward, though this service has tried only once.
     let behind = Server { headers: &[("x-mesh-retried", "1")], ..Server::new(&[503]) };

@@ -27,7 +27,7 @@ pub struct Error {
 /// does not say that none of the work was done.
 const FINAL: Verdict = Verdict::failure(Origin::Local, Retry::Never);
 
-/// Why there is no answer.
+/// Why there is no answer. What a server tells its own caller of each is at [`Answer`](crate::Answer).
 ///
 /// | kind | cause | what the caller should do |
 /// |---|---|---|
@@ -72,6 +72,53 @@ pub enum ErrorKind {
     Upstream,
 }
 
+impl ErrorKind {
+    /// The kind of what a stack of layers said, by which of their errors is in the chain, or [`Upstream`](Self::Upstream).
+    pub(crate) fn of(chain: &(dyn std::error::Error + Send + Sync + 'static)) -> Self {
+        if find::<Error>(chain).is_some() {
+            // The endpoint itself calls through a mesh: what went wrong there is no circuit and no deadline of this call.
+            Self::Upstream
+        } else if find::<DeadlineExceeded>(chain).is_some() {
+            Self::DeadlineExceeded
+        } else if find::<NotDriven>(chain).is_some() {
+            Self::NotStarted
+        } else if find::<NoEndpoints>(chain).is_some() {
+            Self::NoEndpoints
+        } else if find::<NotReady>(chain).is_some()
+            || find::<tower_mesh_retry::error::NotReady>(chain).is_some()
+        {
+            Self::NotReady
+        } else if find::<CircuitOpen>(chain).is_some() {
+            Self::CircuitOpen
+        } else if find::<Unhealthy>(chain).is_some() {
+            Self::Unhealthy
+        } else if find::<AttemptTimedOut>(chain).is_some() {
+            Self::AttemptTimedOut
+        } else {
+            Self::Upstream
+        }
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ServiceNotFound => "no such service",
+            Self::WrongRequestType => "the service takes another type of request",
+            Self::PermissionDenied => "not allowed",
+            Self::ShuttingDown => "shutting down",
+            Self::NotStarted => "not started",
+            Self::NoEndpoints => "no endpoint is available",
+            Self::CircuitOpen => "the circuit is open",
+            Self::Unhealthy => "the endpoint is down",
+            Self::NotReady => "no endpoint was ready in time",
+            Self::DeadlineExceeded => "the deadline has passed",
+            Self::AttemptTimedOut => "no answer in time",
+            Self::Upstream => "the request failed",
+        })
+    }
+}
+
 impl Error {
     pub(crate) fn new(kind: ErrorKind, service: impl Into<String>, operation: Option<Operation>) -> Self {
         Self { kind, service: service.into(), operation, attempts: 0, judged: Judged::new(FINAL) }
@@ -90,28 +137,7 @@ impl Error {
     /// What the stack of a service said.
     pub(crate) fn of_call(source: BoxError, service: &ServiceName, operation: Option<Operation>) -> Self {
         let chain = &*source;
-        let kind = if find::<Self>(chain).is_some() {
-            // The endpoint itself calls through a mesh: what went wrong there is no circuit and no deadline of this call.
-            ErrorKind::Upstream
-        } else if find::<DeadlineExceeded>(chain).is_some() {
-            ErrorKind::DeadlineExceeded
-        } else if find::<NotDriven>(chain).is_some() {
-            ErrorKind::NotStarted
-        } else if find::<NoEndpoints>(chain).is_some() {
-            ErrorKind::NoEndpoints
-        } else if find::<NotReady>(chain).is_some()
-            || find::<tower_mesh_retry::error::NotReady>(chain).is_some()
-        {
-            ErrorKind::NotReady
-        } else if find::<CircuitOpen>(chain).is_some() {
-            ErrorKind::CircuitOpen
-        } else if find::<Unhealthy>(chain).is_some() {
-            ErrorKind::Unhealthy
-        } else if find::<AttemptTimedOut>(chain).is_some() {
-            ErrorKind::AttemptTimedOut
-        } else {
-            ErrorKind::Upstream
-        };
+        let kind = ErrorKind::of(chain);
         let attempts = find::<RetriesExhausted>(chain).map_or(1, RetriesExhausted::attempts);
         Self {
             kind,
@@ -145,26 +171,12 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = match self.kind {
-            ErrorKind::ServiceNotFound => "no such service",
-            ErrorKind::WrongRequestType => "the service takes another type of request",
-            ErrorKind::PermissionDenied => "not allowed",
-            ErrorKind::ShuttingDown => "shutting down",
-            ErrorKind::NotStarted => "not started",
-            ErrorKind::NoEndpoints => "no endpoint is available",
-            ErrorKind::CircuitOpen => "the circuit is open",
-            ErrorKind::Unhealthy => "the endpoint is down",
-            ErrorKind::NotReady => "no endpoint was ready in time",
-            ErrorKind::DeadlineExceeded => "the deadline has passed",
-            ErrorKind::AttemptTimedOut => "no answer in time",
-            ErrorKind::Upstream => "the request failed",
-        };
         // The caller's own words may come from outside: they break no line.
         write!(f, "service {}", self.service.escape_debug())?;
         if let Some(operation) = self.operation {
             write!(f, ", operation {}", operation.as_str().escape_debug())?;
         }
-        write!(f, ": {what}")?;
+        write!(f, ": {}", self.kind)?;
         if matches!(self.kind, ErrorKind::ServiceNotFound | ErrorKind::WrongRequestType)
             && let Some(why) = self.judged.cause()
         {

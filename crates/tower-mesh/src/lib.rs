@@ -2,8 +2,10 @@
 
 pub mod config;
 
+mod answer;
 pub mod authorize;
 mod builder;
+mod builder_ext;
 mod call;
 mod error;
 mod lifecycle;
@@ -18,7 +20,9 @@ mod stack;
 mod status;
 mod under_way;
 
+pub use answer::Answer;
 pub use builder::MeshBuilder;
+pub use builder_ext::ServiceBuilderExt;
 pub use call::MeshRequest;
 pub use config::Config;
 pub use error::{Error, ErrorKind};
@@ -26,6 +30,8 @@ pub use lifecycle::{ShutdownReport, StartError};
 pub use mesh::Mesh;
 pub use readiness::{Readiness, Requirement, ServiceState};
 pub use reload::Reloaded;
+#[cfg(feature = "http")]
+pub use service::HttpService;
 pub use service::{Connected, MeshFuture, MeshService, ServiceHandle, Tower, With};
 pub use stack::Stack;
 pub use status::{

@@ -110,6 +110,11 @@ impl<P, C, R> ServiceHandle<P, C, R> {
     }
 }
 
+/// What [`ServiceHandle::http`] gives for a client without layers around each endpoint: for the state of an application, or a field.
+#[cfg(feature = "http")]
+pub type HttpService<Client> =
+    Connected<tower_mesh_http::Rewrite<Client>, tower_mesh_http::Classifier, tower_mesh_http::Classifier>;
+
 #[cfg(feature = "http")]
 impl<P> ServiceHandle<P> {
     /// The service over `http::Request`, through a client that goes where the request's URI points, such as hyper-util's.
@@ -122,8 +127,43 @@ impl<P> ServiceHandle<P> {
         P: PerEndpoint<tower_mesh_http::Rewrite<Client>> + Send + Sync + 'static,
         P::Service: Clone + Send + Sync + 'static,
     {
-        let http = tower_mesh_http::Classifier::default();
-        self.classify(http).replay(http).bind(tower_mesh_http::Authority, client)
+        self.classify(tower_mesh_http::Classifier::default()).http(client)
+    }
+}
+
+#[cfg(feature = "http")]
+impl<P> ServiceHandle<P, tower_mesh_http::Classifier> {
+    /// The same with a classifier that has been told what statuses mean to this service or to its operations.
+    pub fn http<Client>(
+        self,
+        client: Client,
+    ) -> Connected<P::Service, tower_mesh_http::Classifier, tower_mesh_http::Classifier>
+    where
+        Client: Clone + Send + Sync + 'static,
+        P: PerEndpoint<tower_mesh_http::Rewrite<Client>> + Send + Sync + 'static,
+        P::Service: Clone + Send + Sync + 'static,
+    {
+        let classifier = self.classifier.clone();
+        self.replay(classifier).bind(tower_mesh_http::Authority, client)
+    }
+}
+
+#[cfg(feature = "reqwest")]
+impl<P> ServiceHandle<P> {
+    /// The service over `reqwest::Request`, whose URL may name any host. What it answers becomes a `reqwest::Response` by `from`. The client should follow no
+    /// redirects: where they lead is not known to the mesh.
+    pub fn reqwest<Client>(
+        self,
+        client: Client,
+    ) -> Connected<P::Service, tower_mesh_http::Classifier, tower_mesh_http::Reqwest>
+    where
+        Client: Clone + Send + Sync + 'static,
+        P: PerEndpoint<tower_mesh_http::Rewrite<Client>> + Send + Sync + 'static,
+        P::Service: Clone + Send + Sync + 'static,
+    {
+        self.classify(tower_mesh_http::Classifier::default())
+            .replay(tower_mesh_http::Reqwest)
+            .bind(tower_mesh_http::Authority, client)
     }
 }
 

@@ -12,12 +12,15 @@ use tower_mesh_core::error::find_in;
 /// |---|---|---|
 /// | hyper-util's client could not connect; connection refused; hyper gave the request back unsent | failure, local | certainly not processed |
 /// | HTTP/2 (feature `http2`): the stream was refused, or lies beyond a GOAWAY | failure, local | certainly not processed |
-/// | the caller's own body failed, or the request cannot be sent by this client | ignored | never |
+/// | the caller's own body failed (seen in HTTP/2 with the feature `http2` only), or the request cannot be sent by this client | ignored | never |
 /// | anything else | failure, local | if idempotent |
 pub fn verdict(error: &(dyn Error + 'static)) -> Verdict {
     if was_not_processed(error) {
         Verdict::failure(Origin::Local, Retry::NotProcessed)
-    } else if find_in::<hyper::Error>(error).is_some_and(hyper::Error::is_user) {
+    } else if find_in::<hyper::Error>(error).is_some_and(hyper::Error::is_user)
+        || was_reset_by_the_caller(error)
+        || was_never_a_request(error)
+    {
         Verdict::IGNORED
     } else {
         Verdict::failure(Origin::Local, Retry::IfIdempotent)
@@ -53,6 +56,28 @@ fn was_refused_by_http2(error: &(dyn Error + 'static)) -> bool {
         h2.is_remote()
             && (h2.is_go_away() || h2.is_reset() && h2.reason() == Some(h2::Reason::REFUSED_STREAM))
     })
+}
+
+/// hyper resets a stream whose request body fails, and says no more of it. A reset by the program itself is told by what it is not.
+#[cfg(feature = "http2")]
+fn was_reset_by_the_caller(error: &(dyn Error + 'static)) -> bool {
+    find_in::<h2::Error>(error).is_some_and(|h2| h2.is_reset() && !h2.is_remote() && !h2.is_library())
+}
+
+#[cfg(not(feature = "http2"))]
+fn was_reset_by_the_caller(_error: &(dyn Error + 'static)) -> bool {
+    false
+}
+
+/// What reqwest could not even begin to send.
+#[cfg(feature = "reqwest")]
+fn was_never_a_request(error: &(dyn Error + 'static)) -> bool {
+    find_in::<reqwest::Error>(error).is_some_and(reqwest::Error::is_builder)
+}
+
+#[cfg(not(feature = "reqwest"))]
+fn was_never_a_request(_error: &(dyn Error + 'static)) -> bool {
+    false
 }
 
 #[cfg(not(feature = "http2"))]

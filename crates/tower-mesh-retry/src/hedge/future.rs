@@ -122,6 +122,9 @@ where
     where
         R: Replay<Req, Sent = Sent>,
     {
+        if !self.spare.as_ref().is_some_and(|spare| self.parts.replay.is_complete(spare)) {
+            return None;
+        }
         let request = match &self.spare {
             Some(spare) if self.policy.more_after_next() => self.parts.replay.copy(spare),
             _ => self.spare.take(),

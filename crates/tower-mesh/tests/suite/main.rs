@@ -8,10 +8,14 @@ mod inner;
 
 mod authorization;
 mod bad_input;
+mod bodies;
 mod by_name;
 mod defaults;
 mod effect;
 mod errors;
+#[cfg(feature = "axum")]
+mod gateway;
+mod hyper_client;
 mod membership;
 mod operations;
 mod overrides;
@@ -19,6 +23,8 @@ mod probes;
 mod readiness;
 mod reference;
 mod reload;
+#[cfg(feature = "reqwest")]
+mod reqwest_client;
 mod shutdown;
 mod sources;
 mod stack;

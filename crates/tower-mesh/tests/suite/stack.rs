@@ -131,11 +131,11 @@ async fn over_http_it_takes_the_client_that_is_there_and_what_else_stands_around
     let classifier = Classifier::default();
     let discovery = DiscoveryLayer::spawn(&list, "users".parse().unwrap())
         .bind(Authority)
-        .classify(classifier)
+        .classify(classifier.clone())
         .per_endpoint(|_: &EndpointHandle| tower::limit::ConcurrencyLimitLayer::new(100));
     let users = Stack::builder()
         .discovery(discovery)
-        .breaker(BreakerLayer::new(BreakerConfig::default(), classifier))
+        .breaker(BreakerLayer::new(BreakerConfig::default(), classifier.clone()))
         .retry(RetryLayer::new(RetryConfig::default(), classifier))
         .deadline(deadline())
         .service(client());

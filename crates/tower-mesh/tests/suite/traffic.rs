@@ -29,7 +29,7 @@ fn retries(mesh: &Mesh) -> RetryStatus {
 }
 
 /// Waits for what must come, without holding the test up for ever if it does not.
-async fn until(what: &str, mut is: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut is: impl FnMut() -> bool) {
     let looking = async {
         while !is() {
             sleep(Duration::from_millis(2)).await;
@@ -161,4 +161,24 @@ async fn with_all_down_a_call_ends_soon_and_tells_no_address() {
     }
     assert_eq!((kinds[0], kinds[5]), (ErrorKind::Upstream, ErrorKind::NoEndpoints), "{kinds:?}");
     mesh.shutdown(Duration::from_secs(1)).await;
+}
+
+#[tokio::test]
+async fn what_a_status_means_can_be_said_for_a_service_and_for_an_operation() {
+    use tower_mesh::core::classify::{Origin, Retry, Verdict};
+    let bad = Backend::start(Mood::Failing).await;
+    let mesh = mesh(&[bad.address], "breaker.consecutive_failures = 1000\nbreaker.min_calls = 1000");
+    let classifier = tower_mesh::http::Classifier::default()
+        .statuses(503..=503, Verdict::failure(Origin::Remote, Retry::Never))
+        .statuses_of("again", 503..=503, Verdict::failure(Origin::Remote, Retry::NotProcessed))
+        .statuses_of("shrug", 503..=503, Verdict::SUCCESS);
+    let users = mesh.service("users").unwrap().classify(classifier).http(client());
+    mesh.start().await.unwrap();
+    let mut before = (0, 0);
+    for (operation, sent, failed) in [("plain", 1, 1), ("again", 3, 3), ("shrug", 1, 0)] {
+        assert_eq!(status(&users.operation(operation), post()).await.unwrap(), 503);
+        let now = (bad.posts(), endpoint(&mesh, &bad).failed);
+        assert_eq!((now.0 - before.0, now.1 - before.1), (sent, failed), "{operation}");
+        before = now;
+    }
 }

@@ -1,6 +1,6 @@
 //! A source of endpoints of one's own: a small inventory over HTTP, asked again and again, whose answers become updates.
 //!
-//! `cargo run --example own_source`: two backends are listed, one is delisted, the inventory fails and comes back. Callers see none of it.
+//! `cargo run --example custom_resolver`: two backends are listed, one is delisted, the inventory fails and comes back. Callers see none of it.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -11,6 +11,7 @@ use tower_mesh_discovery::FixedList;
 use tower_mesh_health::{HealthConfig, HealthLayer, Prober};
 
 use crate::config::{Config, ConfigError, Draft, ProbeSettings, ServiceConfig, SourceConfig, path_of};
+use crate::events::{Event, EventSink, Missed, Publisher};
 use crate::mesh::Mesh;
 use crate::part::Part;
 use crate::probe;
@@ -27,6 +28,7 @@ pub struct MeshBuilder {
     config: Given,
     resolvers: HashMap<String, AnyResolver>,
     probes: HashMap<String, MakeHealth>,
+    sinks: Vec<EventSink>,
 }
 
 /// Where the services and their policies are told. Texts are not read before [`MeshBuilder::build`].
@@ -94,13 +96,28 @@ impl MeshBuilder {
         self
     }
 
+    /// Gives every event of the mesh to `sink`, on a task of its own that ends with the mesh: it holds up nobody, and if it is too slow it is told how much
+    /// it has missed. It must not block for long, as any task. Several may be given.
+    ///
+    /// ```
+    /// # use tower_mesh::{Event, Mesh, Missed};
+    /// let builder = Mesh::builder().event_sink(|event: Result<&Event, Missed>| match event {
+    ///     Ok(event) => println!("{}", serde_json::to_string(event).unwrap()),
+    ///     Err(missed) => println!("{missed}"),
+    /// });
+    /// ```
+    pub fn event_sink(mut self, sink: impl FnMut(Result<&Event, Missed>) + Send + 'static) -> Self {
+        self.sinks.push(Box::new(sink));
+        self
+    }
+
     /// The mesh, not yet started.
     ///
     /// # Errors
     /// When the configuration cannot be read, says something that cannot be, asks for a resolver or a probe that is not there, or when a probe is
     /// given that nobody asks for; every such mistake in one answer.
     pub fn build(self) -> Result<Mesh, ConfigError> {
-        let Self { config, resolvers, mut probes } = self;
+        let Self { config, resolvers, mut probes, sinks } = self;
         let Draft { config, mut mistakes } = config.draft()?;
         for (name, service) in &config.services {
             let wrong = [resolver_mistake(service, &resolvers), health_mistake(name, service, &probes)];
@@ -117,6 +134,7 @@ impl MeshBuilder {
         }));
         InvalidConfig::check(mistakes)?;
 
+        let events = Publisher::default();
         let parts = config.services.iter().map(|(name, service)| {
             let resolver = match &service.source {
                 SourceConfig::Resolver(resolver) => resolvers[resolver].clone(),
@@ -133,9 +151,9 @@ impl MeshBuilder {
                 Some(make) => make(settings.config),
                 None => probe::health(settings),
             });
-            (name.clone(), Arc::new(Part::new(name.clone(), service, &resolver, health)))
+            (name.clone(), Arc::new(Part::new(name.clone(), service, &resolver, health, &events)))
         });
-        Ok(Mesh::new(parts.collect(), config.start_timeout))
+        Ok(Mesh::new(parts.collect(), config.start_timeout, events, sinks))
     }
 }
 

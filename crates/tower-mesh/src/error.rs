@@ -69,6 +69,40 @@ pub enum ErrorKind {
     Upstream,
 }
 
+impl ErrorKind {
+    /// Every kind.
+    pub const ALL: [Self; 11] = [
+        Self::ServiceNotFound,
+        Self::WrongRequestType,
+        Self::ShuttingDown,
+        Self::NotStarted,
+        Self::NoEndpoints,
+        Self::CircuitOpen,
+        Self::Unhealthy,
+        Self::NotReady,
+        Self::DeadlineExceeded,
+        Self::AttemptTimedOut,
+        Self::Upstream,
+    ];
+
+    /// Its name in spans and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ServiceNotFound => "service-not-found",
+            Self::WrongRequestType => "wrong-request-type",
+            Self::ShuttingDown => "shutting-down",
+            Self::NotStarted => "not-started",
+            Self::NoEndpoints => "no-endpoints",
+            Self::CircuitOpen => "circuit-open",
+            Self::Unhealthy => "unhealthy",
+            Self::NotReady => "not-ready",
+            Self::DeadlineExceeded => "deadline-exceeded",
+            Self::AttemptTimedOut => "attempt-timed-out",
+            Self::Upstream => "upstream",
+        }
+    }
+}
+
 impl Error {
     pub(crate) fn new(kind: ErrorKind, service: impl Into<String>, operation: Option<Operation>) -> Self {
         Self { kind, service: service.into(), operation, attempts: 0, judged: Judged::new(FINAL) }

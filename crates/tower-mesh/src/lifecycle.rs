@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::try_join_all;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -13,6 +15,7 @@ use tower_mesh_core::{BoxError, Operation, ServiceName};
 use tower_mesh_discovery::DiscoveryState;
 
 use crate::error::{Error, ErrorKind};
+use crate::events::{EventKind, EventSink, Events, Publisher, feed};
 use crate::part::{Component, Part};
 use crate::status::MeshState;
 
@@ -21,20 +24,35 @@ pub(crate) struct Lifecycle {
     state: AtomicU8,
     tasks: TaskTracker,
     stop: CancellationToken,
+    events: Publisher,
+    /// Listening since the mesh was built; they go to `listening` when it starts.
+    sinks: Mutex<Vec<(Events, EventSink)>>,
+    listening: TaskTracker,
+    /// Gone once nobody has the mesh any more, or a service of it: then its work ends by itself.
+    alive: Arc<()>,
 }
 
 impl Lifecycle {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(events: Publisher, sinks: Vec<EventSink>) -> Self {
+        let sinks = sinks.into_iter().map(|sink| (events.subscribe(), sink)).collect();
         Self {
             state: AtomicU8::new(MeshState::Built as u8),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
+            events,
+            sinks: Mutex::new(sinks),
+            listening: TaskTracker::new(),
+            alive: Arc::default(),
         }
     }
 
     #[inline]
     pub(crate) fn state(&self) -> MeshState {
         MeshState::from_u8(self.state.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn events(&self) -> &Publisher {
+        &self.events
     }
 
     fn go(&self, from: MeshState, to: MeshState) -> Result<(), MeshState> {
@@ -46,8 +64,21 @@ impl Lifecycle {
 
     fn run(&self, part: &Part, component: Component) {
         for work in part.take_work(component) {
-            let stop = self.stop.clone();
-            self.tasks.spawn(async move { stop.run_until_cancelled(work.future).await });
+            let (stop, events, name) = (self.stop.clone(), self.events.clone(), part.name.clone());
+            let alive = Arc::downgrade(&self.alive);
+            let component = component.as_str();
+            self.events.tell(Some(&part.name), || EventKind::ComponentStarted { component });
+            self.tasks.spawn(async move {
+                let work = AssertUnwindSafe(work.future).catch_unwind();
+                if let Some(ended) = stop.run_until_cancelled(work).await
+                    && alive.strong_count() > 0
+                {
+                    let error = if ended.is_ok() { "it ended" } else { "it panicked" };
+                    tracing::error!(service = name.as_str(), component, error, "component failed");
+                    events
+                        .tell(Some(&name), || EventKind::ComponentFailed { component, error: error.into() });
+                }
+            });
         }
     }
 
@@ -70,6 +101,11 @@ impl Lifecycle {
         timeout: Duration,
     ) -> Result<(), StartError> {
         self.go(MeshState::Built, MeshState::Starting).map_err(StartError::not_built)?;
+        let sinks = std::mem::take(&mut *self.sinks.lock().unwrap_or_else(PoisonError::into_inner));
+        for (events, sink) in sinks {
+            self.listening.spawn(feed(events, sink));
+        }
+        self.events.tell(None, || EventKind::Starting);
         for part in parts.values() {
             self.run(part, Component::Discovery);
             self.run(part, Component::Outlier);
@@ -77,7 +113,11 @@ impl Lifecycle {
         let required = parts.values().filter(|part| part.required);
         let resolved = try_join_all(required.map(|part| resolved(part, timeout)));
         if let Some(Err(error)) = self.stop.run_until_cancelled(resolved).await {
-            self.end().await;
+            self.events.tell(error.service(), || EventKind::ComponentFailed {
+                component: error.component,
+                error: error.source.as_ref().map(ToString::to_string).unwrap_or_default(),
+            });
+            self.end(0).await;
             return Err(error);
         }
         // Somebody may shut it down meanwhile: then it stays so, and no more is started.
@@ -86,7 +126,9 @@ impl Lifecycle {
                 self.run(part, Component::Health);
             }
         }
-        self.go(MeshState::Starting, MeshState::Running).map_err(StartError::not_built)
+        self.go(MeshState::Starting, MeshState::Running).map_err(StartError::not_built)?;
+        self.events.tell(None, || EventKind::Started);
+        Ok(())
     }
 
     /// Takes no more calls, waits for those under way for at most `grace`, then ends every task and waits for it.
@@ -98,7 +140,7 @@ impl Lifecycle {
         /// How often the calls under way are counted while draining.
         const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-        self.state.fetch_max(MeshState::Stopping as u8, Ordering::AcqRel);
+        self.take_no_more();
         let under_way = || -> u64 { parts.values().map(|part| part.under_way()).sum() };
         let drained = async {
             while under_way() > 0 {
@@ -110,16 +152,29 @@ impl Lifecycle {
             Err(_) => under_way(),
         };
         let tasks = self.tasks.len();
-        self.end().await;
+        self.end(cut_off).await;
         ShutdownReport { cut_off, tasks }
     }
 
-    async fn end(&self) {
-        self.state.fetch_max(MeshState::Stopping as u8, Ordering::AcqRel);
+    fn take_no_more(&self) {
+        let before = self.state.fetch_max(MeshState::Stopping as u8, Ordering::AcqRel);
+        if before < MeshState::Stopping as u8 {
+            self.events.tell(None, || EventKind::ShuttingDown);
+        }
+    }
+
+    async fn end(&self, cut_off: u64) {
+        self.take_no_more();
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        self.state.fetch_max(MeshState::Stopped as u8, Ordering::AcqRel);
+        let before = self.state.fetch_max(MeshState::Stopped as u8, Ordering::AcqRel);
+        if before < MeshState::Stopped as u8 {
+            self.events.tell(None, || EventKind::Stopped { cut_off });
+        }
+        // That was the last they hear.
+        self.listening.close();
+        self.listening.wait().await;
     }
 }
 

@@ -11,6 +11,7 @@ use tower_service::Service;
 use crate::builder::MeshBuilder;
 use crate::call::{self, MeshRequest, Registry};
 use crate::error::{Error, ErrorKind};
+use crate::events::{EventSink, Events, Publisher};
 use crate::lifecycle::{Lifecycle, ShutdownReport, StartError};
 use crate::part::Part;
 use crate::readiness::Readiness;
@@ -23,9 +24,10 @@ use crate::under_way::{Counted, UnderWay};
 pub struct Mesh(Arc<Inner>);
 
 struct Inner {
+    /// Goes first: what ends with the parts is then no failure.
+    lifecycle: Arc<Lifecycle>,
     parts: BTreeMap<ServiceName, Arc<Part>>,
     start_timeout: Duration,
-    lifecycle: Arc<Lifecycle>,
     registry: Registry,
 }
 
@@ -35,8 +37,14 @@ impl Mesh {
         MeshBuilder::default()
     }
 
-    pub(crate) fn new(parts: BTreeMap<ServiceName, Arc<Part>>, start_timeout: Duration) -> Self {
-        let (lifecycle, registry) = (Arc::new(Lifecycle::new()), Registry::default());
+    pub(crate) fn new(
+        parts: BTreeMap<ServiceName, Arc<Part>>,
+        start_timeout: Duration,
+        events: Publisher,
+        sinks: Vec<EventSink>,
+    ) -> Self {
+        let lifecycle = Arc::new(Lifecycle::new(events, sinks));
+        let registry = Registry::default();
         Self(Arc::new(Inner { parts, start_timeout, lifecycle, registry }))
     }
 
@@ -128,6 +136,11 @@ impl Mesh {
         let status = self.status();
         let parts = self.0.parts.values().map(|part| (part.required, part.ready_when));
         Readiness::of(&status, parts)
+    }
+
+    /// What happens in the mesh from now on. Any number may listen; none holds up another, or a call.
+    pub fn events(&self) -> Events {
+        self.0.lifecycle.events().subscribe()
     }
 
     /// A snapshot of everything. Taking it changes nothing and holds up no call.

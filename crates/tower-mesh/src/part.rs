@@ -13,6 +13,7 @@ use tower_mesh_retry::{DeadlineLayer, HedgeLayer, RetryBudget, RetryLayer};
 
 use crate::builder::AnyHealth;
 use crate::config::{ReadyWhen, ServiceConfig};
+use crate::events::{EventKind, Publisher, of_discovery, of_outlier};
 use crate::resolver::AnyResolver;
 use crate::under_way::UnderWay;
 
@@ -65,6 +66,7 @@ impl Part {
         config: &ServiceConfig,
         resolver: &AnyResolver,
         health: Option<AnyHealth>,
+        events: &Publisher,
     ) -> Self {
         let (discovery, driver) = DiscoveryLayer::with_config(resolver, name.clone(), config.discovery);
         let discovery = match &config.locality {
@@ -72,13 +74,22 @@ impl Part {
             None => discovery,
         };
         let mut work = vec![Work { component: Component::Discovery, future: Box::pin(driver) }];
+        let tell = (events.clone(), name.clone());
+        discovery.on_event(move |event| tell.0.tell(Some(&tell.1), || of_discovery(event)));
         let health = health.map(|(layer, prober)| {
+            let tell = (events.clone(), name.clone());
+            let prober =
+                prober.on_transition(move |change| tell.0.tell(Some(&tell.1), || EventKind::from(change)));
             work.push(Work { component: Component::Health, future: Box::pin(prober) });
             layer
         });
         let breaker = BreakerLayer::named(name.as_str(), config.breaker, ByResult);
+        let tell = (events.clone(), name.clone());
+        breaker.on_transition(move |event| tell.0.tell(Some(&tell.1), || EventKind::from(event)));
         let outliers = config.outlier.map(|config| {
             let (outliers, driver) = Outliers::new(config);
+            let tell = (events.clone(), name.clone());
+            outliers.on_event(move |event| tell.0.tell(Some(&tell.1), || of_outlier(event)));
             work.push(Work { component: Component::Outlier, future: Box::pin(driver) });
             outliers
         });
@@ -87,6 +98,9 @@ impl Part {
             None => breaker,
         };
         let budget = RetryBudget::new(config.budget);
+        let retry = RetryLayer::new(config.retry, ByResult).budget(budget.clone());
+        let tell = (events.clone(), name.clone());
+        retry.on_give_up(move |call| tell.0.tell(Some(&tell.1), || EventKind::from(call)));
         Self {
             name,
             required: config.required,
@@ -94,8 +108,8 @@ impl Part {
             discovery,
             breaker,
             outliers,
-            hedge: HedgeLayer::new(config.hedge, ByResult).budget(budget.clone()).counted_outside(),
-            retry: RetryLayer::new(config.retry, ByResult).budget(budget),
+            hedge: HedgeLayer::new(config.hedge, ByResult).budget(budget).counted_outside(),
+            retry,
             deadline: DeadlineLayer::new(config.deadline),
             health,
             calls: UnderWay::default(),

@@ -15,12 +15,14 @@ use tower_mesh_discovery::{Balance, NoLayers, PerEndpoint};
 use tower_mesh_health::HealthLayer;
 use tower_mesh_retry::{Deadline, Hedge, Retry};
 use tower_service::Service;
+use tracing::Span;
 
 pub use tower_mesh_discovery::With;
 
 use crate::error::Error;
 use crate::lifecycle::Lifecycle;
 use crate::part::Part;
+use crate::trace::{self, Attempts};
 use crate::under_way::Counted;
 
 /// A service of the mesh, to be joined with the client that reaches it.
@@ -36,8 +38,8 @@ pub struct ServiceHandle<P = NoLayers, C = ByResult, R = NotIdempotent> {
     replay: R,
 }
 
-/// The layers that the mesh puts together, outermost first: deadline, retry, hedge, balance, and around each endpoint's service a circuit.
-pub type Tower<S, C, R> = Deadline<Retry<Hedge<Balance<Breaker<S, C>, C>, C, R>, C, R>>;
+/// The layers that the mesh puts together, outermost first: deadline, retry, hedge, balance, and around each endpoint's service a circuit, and what has spans.
+pub type Tower<S, C, R> = Deadline<Retry<Hedge<Balance<Attempts<Breaker<S, C>, C>, C>, C, R>, C, R>>;
 
 /// What [`ServiceHandle::bind`] and [`ServiceHandle::connect`] give for endpoint services `S`.
 pub type Connected<S, C, R> = MeshService<Tower<S, C, R>>;
@@ -83,6 +85,7 @@ impl<P, C, R> ServiceHandle<P, C, R> {
         let Self { part, lifecycle, per_endpoint, classifier, replay } = self;
         let stack = EndpointStack {
             health: part.health.clone(),
+            classifier: classifier.clone(),
             breaker: part.breaker.clone().classify(classifier.clone()),
             inner: per_endpoint,
         };
@@ -134,6 +137,7 @@ impl<P, C, R> fmt::Debug for ServiceHandle<P, C, R> {
 /// Around each endpoint: probes, the circuit, then what the user put there.
 struct EndpointStack<P, C> {
     health: Option<HealthLayer>,
+    classifier: C,
     breaker: BreakerLayer<C>,
     inner: P,
 }
@@ -143,10 +147,11 @@ where
     P: PerEndpoint<S>,
     C: Clone,
 {
-    type Service = Breaker<P::Service, C>;
+    type Service = Attempts<Breaker<P::Service, C>, C>;
 
     fn layer(&self, endpoint: &EndpointHandle, service: S) -> Self::Service {
         let service = self.breaker.watching(endpoint).layer(self.inner.layer(endpoint, service));
+        let service = Attempts::new(service, self.classifier.clone());
         match &self.health {
             Some(health) => health.watching(endpoint).layer(service),
             None => service,
@@ -166,8 +171,9 @@ pub struct MeshService<S> {
 
 /// What every call asks first.
 struct Gate {
-    part: Arc<Part>,
+    /// Goes first: what ends with the part is then no failure.
     lifecycle: Arc<Lifecycle>,
+    part: Arc<Part>,
 }
 
 impl<S> MeshService<S> {
@@ -210,15 +216,16 @@ where
         let state = match gate.lifecycle.admit(&gate.part.name, operation) {
             Err(error) => State::Refused { error: Some(error) },
             Ok(()) => {
-                let future = match self.operation {
+                let span = trace::call(&gate.part.name, operation);
+                let future = span.in_scope(|| match self.operation {
                     // The layers inside take it over when they are called, and keep it.
                     Some(operation) => {
                         let mut call = CallContext::inherit().with_operation(operation);
                         call.lend(|| self.inner.call(request))
                     }
                     None => self.inner.call(request),
-                };
-                State::Calling { future }
+                });
+                State::Calling { future, span }
             }
         };
         MeshFuture { state, gate, operation, counted: None }
@@ -246,6 +253,11 @@ pin_project_lite::pin_project! {
     impl<F> PinnedDrop for MeshFuture<F> {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
+            if let StateProj::Calling { span, .. } = this.state.project()
+                && !span.is_disabled()
+            {
+                trace::ended(span, "caller-gone");
+            }
             if let Some(counted) = this.counted.take() {
                 this.gate.part.calls.end(counted);
             }
@@ -257,7 +269,7 @@ pin_project_lite::pin_project! {
     #[project = StateProj]
     enum State<F> {
         // Polls the service's layers.
-        Calling { #[pin] future: F },
+        Calling { #[pin] future: F, span: Span },
         // Nothing was called.
         Refused { error: Option<Error> },
     }
@@ -273,17 +285,21 @@ where
         let this = self.project();
         let calls = &this.gate.part.calls;
         match this.state.project() {
-            StateProj::Calling { future } => {
-                let Poll::Ready(result) = future.poll(cx) else {
+            StateProj::Calling { future, span } => {
+                let Poll::Ready(result) = span.in_scope(|| future.poll(cx)) else {
                     this.counted.get_or_insert_with(|| calls.begin());
                     return Poll::Pending;
                 };
                 if let Some(counted) = this.counted.take() {
                     calls.end(counted);
                 }
-                Poll::Ready(
-                    result.map_err(|error| Error::of_call(error, &this.gate.part.name, *this.operation)),
-                )
+                let result =
+                    result.map_err(|error| Error::of_call(error, &this.gate.part.name, *this.operation));
+                if !span.is_disabled() {
+                    trace::ended(span, result.as_ref().map_or_else(|error| error.kind().as_str(), |_| "ok"));
+                    *span = Span::none();
+                }
+                Poll::Ready(result)
             }
             StateProj::Refused { error } => {
                 Poll::Ready(Err(error.take().expect("a future is not polled after it is ready")))

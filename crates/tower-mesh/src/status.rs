@@ -269,7 +269,7 @@ fn endpoint_status(
 }
 
 /// The name of a state as status shows it: `HalfOpen` is `half-open`.
-fn kebab(state: &impl fmt::Debug) -> String {
+pub(crate) fn kebab(state: &impl fmt::Debug) -> String {
     let mut text = String::new();
     for (i, c) in format!("{state:?}").chars().enumerate() {
         if c.is_ascii_uppercase() && i > 0 {

@@ -11,13 +11,15 @@ use tower_mesh_core::{
     BoxError, CallContext, CallScope, Classify, DropReason, EndpointHandle, Replay, Sharded, Tick, Tried,
 };
 use tower_service::Service;
+use tracing::Span;
 
 use super::service::Parts;
-use crate::budget::{ActiveCall, RetryBudget, RetryPermit};
+use crate::budget::{ActiveCall, RetryPermit};
 use crate::error::{Attempt, AttemptTimedOut, DeadlineExceeded, FailureReason, NotReady, RetriesExhausted};
 use crate::policy::decision::{Decision, Failed, RetryPolicy, StopReason};
 use crate::policy::limit::Limit;
 use crate::timer::{Timer, clock};
+use crate::told::{GaveUp, field};
 
 pin_project! {
     /// A call that may be sent more than once.
@@ -234,6 +236,8 @@ where
         if let Some(retrying) = self.retrying {
             retrying.tried_before = tried;
             retrying.policy.begin();
+            let number = retrying.policy.attempts();
+            self.scope.with(|call| call.set_attempt(number));
         }
         let expired = self.deadline.is_some_and(|deadline| deadline < *self.began);
         self.state.set(if expired { State::Expired } else { State::Readying { at_once: true } });
@@ -290,6 +294,7 @@ where
         let went = (tried != retrying.tried_before).then(|| tried.keys().last().copied()).flatten();
         let went = went.and_then(EndpointHandle::id_of);
         let reason = FailureReason::of(verdict.outcome);
+        Span::current().record(field::REASON, reason.as_str());
         retrying.history.push(Attempt { reason, after: retrying.waited, endpoint: went.clone() });
         // The next retry does not compete with this one.
         retrying.permit = None;
@@ -307,12 +312,12 @@ where
         });
         let after = match decision {
             Decision::Retry { after } => after,
-            Decision::Stop(reason) => return Some(self.give_up(reason, &parts.budget, now, verdict, result)),
+            Decision::Stop(reason) => return Some(self.give_up(reason, &parts, now, verdict, result)),
         };
         let permit = match parts.budget.try_withdraw(now) {
             Ok(permit) => permit,
             Err(denied) => {
-                return Some(self.give_up(denied.into(), &parts.budget, now, verdict, result));
+                return Some(self.give_up(denied.into(), &parts, now, verdict, result));
             }
         };
         tracing::debug!(
@@ -322,6 +327,10 @@ where
             ?after,
             "sending again"
         );
+        parts.told.again(reason);
+        let span = Span::current();
+        span.record(field::ATTEMPTS, retrying.policy.attempts() + 1);
+        span.record(field::DELAY_MS, u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
         retrying.waited = after;
         if !retrying.policy.attempts_left_after_next() {
             again.spare = None;
@@ -344,7 +353,7 @@ where
     fn give_up(
         &mut self,
         reason: StopReason,
-        budget: &RetryBudget,
+        parts: &Parts<S, C, R>,
         now: Tick,
         verdict: Verdict,
         result: Result<S::Response, BoxError>,
@@ -352,8 +361,15 @@ where
         let history =
             self.retrying.as_mut().map(|retrying| std::mem::take(&mut retrying.history)).unwrap_or_default();
         let attempts = history.len();
-        let budget = budget.snapshot(now);
+        let budget = parts.budget.snapshot(now);
         tracing::debug!(attempts, %reason, balance = budget.balance, "not sending again");
+        Span::current().record(field::STOPPED, reason.as_str());
+        parts.told.gave_up(reason, || GaveUp {
+            operation: self.scope.with(|call| call.operation()).flatten(),
+            attempts: history.clone(),
+            reason,
+            budget,
+        });
         if attempts > 1 || verdict.retry == MayRetry::Forbidden {
             CallContext::tell_gave_up();
         }

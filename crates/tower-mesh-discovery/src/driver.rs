@@ -41,6 +41,7 @@ struct Known {
     version: u64,
     updated_at: Option<Tick>,
     last_error: Option<Arc<ResolveError>>,
+    errors: u64,
     subscribers: Vec<Arc<dyn Subscriber>>,
     /// Which of the members are waiting to go.
     retention: Retention<u32>,
@@ -128,6 +129,7 @@ impl Source {
                 version: 0,
                 updated_at: None,
                 last_error: None,
+                errors: 0,
                 subscribers: Vec::new(),
                 retention: Retention::new(rules),
                 unpublished_since: None,
@@ -164,6 +166,7 @@ impl Source {
             updated_at: known.updated_at,
             absent: known.members.as_slice().iter().filter(|member| member.absent).count(),
             version: known.version,
+            errors: known.errors,
             last_error: known.last_error.clone(),
         }
     }
@@ -235,6 +238,7 @@ impl Source {
                     };
                     let error = Arc::new(error);
                     known.last_error = Some(error.clone());
+                    known.errors += 1;
                     (Err(error), None)
                 }
             }

@@ -22,6 +22,7 @@ mod layer;
 mod members;
 mod plan;
 mod set;
+mod span;
 mod status;
 
 pub use algorithm::Algorithm;

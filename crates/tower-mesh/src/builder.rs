@@ -29,6 +29,7 @@ pub struct MeshBuilder {
     resolvers: HashMap<String, AnyResolver>,
     probes: HashMap<String, MakeHealth>,
     sinks: Vec<EventSink>,
+    measured: bool,
 }
 
 /// Where the services and their policies are told. Texts are not read before [`MeshBuilder::build`].
@@ -111,13 +112,20 @@ impl MeshBuilder {
         self
     }
 
+    /// Measures whole calls: how long they take ([`ServiceStatus::latency`](crate::ServiceStatus::latency), and a histogram with the feature `metrics`) and how they end, by
+    /// operation. It costs each call two readings of the clock and counters that all threads share, so it is off by default: attempts are counted without it.
+    pub fn measure_calls(mut self) -> Self {
+        self.measured = true;
+        self
+    }
+
     /// The mesh, not yet started.
     ///
     /// # Errors
     /// When the configuration cannot be read, says something that cannot be, asks for a resolver or a probe that is not there, or when a probe is
     /// given that nobody asks for; every such mistake in one answer.
     pub fn build(self) -> Result<Mesh, ConfigError> {
-        let Self { config, resolvers, mut probes, sinks } = self;
+        let Self { config, resolvers, mut probes, sinks, measured } = self;
         let Draft { config, mut mistakes } = config.draft()?;
         for (name, service) in &config.services {
             let wrong = [resolver_mistake(service, &resolvers), health_mistake(name, service, &probes)];
@@ -151,7 +159,7 @@ impl MeshBuilder {
                 Some(make) => make(settings.config),
                 None => probe::health(settings),
             });
-            (name.clone(), Arc::new(Part::new(name.clone(), service, &resolver, health, &events)))
+            (name.clone(), Arc::new(Part::new(name.clone(), service, &resolver, health, &events, measured)))
         });
         Ok(Mesh::new(parts.collect(), config.start_timeout, events, sinks))
     }

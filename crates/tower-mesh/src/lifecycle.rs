@@ -14,8 +14,11 @@ use tokio_util::task::TaskTracker;
 use tower_mesh_core::{BoxError, Operation, ServiceName};
 use tower_mesh_discovery::DiscoveryState;
 
+use crate::components::{ComponentState, ComponentStatus, Components};
 use crate::error::{Error, ErrorKind};
 use crate::events::{EventKind, EventSink, Events, Publisher, feed};
+use crate::mesh::WeakMesh;
+use crate::observer::observe;
 use crate::part::{Component, Part};
 use crate::status::MeshState;
 
@@ -28,6 +31,9 @@ pub(crate) struct Lifecycle {
     /// Listening since the mesh was built; they go to `listening` when it starts.
     sinks: Mutex<Vec<(Events, EventSink)>>,
     listening: TaskTracker,
+    /// What looks at the mesh once a second.
+    watching: TaskTracker,
+    components: Components,
     /// Gone once nobody has the mesh any more, or a service of it: then its work ends by itself.
     alive: Arc<()>,
 }
@@ -42,6 +48,8 @@ impl Lifecycle {
             events,
             sinks: Mutex::new(sinks),
             listening: TaskTracker::new(),
+            watching: TaskTracker::new(),
+            components: Components::default(),
             alive: Arc::default(),
         }
     }
@@ -53,6 +61,10 @@ impl Lifecycle {
 
     pub(crate) fn events(&self) -> &Publisher {
         &self.events
+    }
+
+    pub(crate) fn components(&self) -> Vec<ComponentStatus> {
+        self.components.status()
     }
 
     fn go(&self, from: MeshState, to: MeshState) -> Result<(), MeshState> {
@@ -67,6 +79,8 @@ impl Lifecycle {
             let (stop, events, name) = (self.stop.clone(), self.events.clone(), part.name.clone());
             let alive = Arc::downgrade(&self.alive);
             let component = component.as_str();
+            self.components.is(&part.name, component, ComponentState::Running);
+            let components = self.components.clone();
             self.events.tell(Some(&part.name), || EventKind::ComponentStarted { component });
             self.tasks.spawn(async move {
                 let work = AssertUnwindSafe(work.future).catch_unwind();
@@ -75,6 +89,7 @@ impl Lifecycle {
                 {
                     let error = if ended.is_ok() { "it ended" } else { "it panicked" };
                     tracing::error!(service = name.as_str(), component, error, "component failed");
+                    components.is(&name, component, ComponentState::Failed);
                     events
                         .tell(Some(&name), || EventKind::ComponentFailed { component, error: error.into() });
                 }
@@ -99,6 +114,7 @@ impl Lifecycle {
         &self,
         parts: &BTreeMap<ServiceName, Arc<Part>>,
         timeout: Duration,
+        mesh: WeakMesh,
     ) -> Result<(), StartError> {
         self.go(MeshState::Built, MeshState::Starting).map_err(StartError::not_built)?;
         let sinks = std::mem::take(&mut *self.sinks.lock().unwrap_or_else(PoisonError::into_inner));
@@ -106,6 +122,7 @@ impl Lifecycle {
             self.listening.spawn(feed(events, sink));
         }
         self.events.tell(None, || EventKind::Starting);
+        self.watching.spawn(observe(mesh, self.stop.clone()));
         for part in parts.values() {
             self.run(part, Component::Discovery);
             self.run(part, Component::Outlier);
@@ -168,6 +185,9 @@ impl Lifecycle {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        self.watching.close();
+        self.watching.wait().await;
+        self.components.all_stopped();
         let before = self.state.fetch_max(MeshState::Stopped as u8, Ordering::AcqRel);
         if before < MeshState::Stopped as u8 {
             self.events.tell(None, || EventKind::Stopped { cut_off });
@@ -248,6 +268,6 @@ pub struct ShutdownReport {
     /// not dropped: their futures are their callers', and go on with the endpoints that were known last. If a service has calls of both
     /// kinds, at least the greater number of them.
     pub cut_off: u64,
-    /// Background tasks that were ended and waited for.
+    /// Background tasks of services that were ended and waited for.
     pub tasks: usize,
 }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
 use tower_mesh_core::{BoxError, Operation, ServiceName};
 use tower_service::Service;
 
@@ -26,9 +27,30 @@ pub struct Mesh(Arc<Inner>);
 struct Inner {
     /// Goes first: what ends with the parts is then no failure.
     lifecycle: Arc<Lifecycle>,
+    /// Ends what looks at it.
+    gone: CancellationToken,
     parts: BTreeMap<ServiceName, Arc<Part>>,
     start_timeout: Duration,
     registry: Registry,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.gone.cancel();
+    }
+}
+
+/// A mesh that may be gone.
+pub(crate) struct WeakMesh {
+    inner: Weak<Inner>,
+    /// Cancelled with it.
+    pub(crate) gone: CancellationToken,
+}
+
+impl WeakMesh {
+    pub(crate) fn upgrade(&self) -> Option<Mesh> {
+        self.inner.upgrade().map(Mesh)
+    }
 }
 
 impl Mesh {
@@ -44,8 +66,8 @@ impl Mesh {
         sinks: Vec<EventSink>,
     ) -> Self {
         let lifecycle = Arc::new(Lifecycle::new(events, sinks));
-        let registry = Registry::default();
-        Self(Arc::new(Inner { parts, start_timeout, lifecycle, registry }))
+        let (registry, gone) = (Registry::default(), CancellationToken::new());
+        Self(Arc::new(Inner { gone, parts, start_timeout, lifecycle, registry }))
     }
 
     /// A service, to be joined with the client that reaches it.
@@ -112,7 +134,14 @@ impl Mesh {
     /// When a required service cannot be resolved within the configured `start_timeout`, naming it; what had started is stopped again. When it
     /// has been started or shut down before.
     pub async fn start(&self) -> Result<(), StartError> {
-        self.0.lifecycle.start(&self.0.parts, self.0.start_timeout).await
+        self.0
+            .lifecycle
+            .start(
+                &self.0.parts,
+                self.0.start_timeout,
+                WeakMesh { inner: Arc::downgrade(&self.0), gone: self.0.gone.clone() },
+            )
+            .await
     }
 
     /// Takes no more calls, waits up to `grace` for those under way, ends every background task and waits for it.
@@ -120,6 +149,14 @@ impl Mesh {
     /// A mesh that was shut down is not started again. Dropping the future leaves it without new calls and its tasks as they are; a further call ends them.
     pub async fn shutdown(&self, grace: Duration) -> ShutdownReport {
         self.0.lifecycle.shutdown(&self.0.parts, grace).await
+    }
+
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &Part> {
+        self.0.parts.values().map(|part| &**part)
+    }
+
+    pub(crate) fn publisher(&self) -> &Publisher {
+        self.0.lifecycle.events()
     }
 
     /// How far it is.
@@ -145,7 +182,7 @@ impl Mesh {
 
     /// A snapshot of everything. Taking it changes nothing and holds up no call.
     pub fn status(&self) -> MeshStatus {
-        MeshStatus::take(self.state(), self.0.parts.values())
+        MeshStatus::take(self.state(), self.0.lifecycle.components(), self.0.parts.values())
     }
 }
 

@@ -14,6 +14,8 @@ use tower_mesh_retry::{DeadlineLayer, HedgeLayer, RetryBudget, RetryLayer};
 use crate::builder::AnyHealth;
 use crate::config::{ReadyWhen, ServiceConfig};
 use crate::events::{EventKind, Publisher, of_discovery, of_outlier};
+use crate::measure::Calls;
+use crate::observer::Seen;
 use crate::resolver::AnyResolver;
 use crate::under_way::UnderWay;
 
@@ -33,6 +35,10 @@ pub(crate) struct Part {
     pub(crate) calls: UnderWay,
     /// Calls by name whose answer is awaited, through the layers or not.
     pub(crate) named_calls: UnderWay,
+    /// What looking at it has told.
+    pub(crate) seen: Seen,
+    /// Whole calls, if that was asked for.
+    pub(crate) measured: Option<Calls>,
     work: Mutex<Vec<Work>>,
 }
 
@@ -67,6 +73,7 @@ impl Part {
         resolver: &AnyResolver,
         health: Option<AnyHealth>,
         events: &Publisher,
+        measured: bool,
     ) -> Self {
         let (discovery, driver) = DiscoveryLayer::with_config(resolver, name.clone(), config.discovery);
         let discovery = match &config.locality {
@@ -114,6 +121,8 @@ impl Part {
             health,
             calls: UnderWay::default(),
             named_calls: UnderWay::default(),
+            seen: Seen::default(),
+            measured: measured.then(Calls::default),
             work: Mutex::new(work),
         }
     }

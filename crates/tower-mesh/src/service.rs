@@ -10,19 +10,19 @@ use tower_layer::Layer;
 use tower_mesh_breaker::{Breaker, BreakerLayer};
 use tower_mesh_core::classify::ByResult;
 use tower_mesh_core::replay::NotIdempotent;
-use tower_mesh_core::{Bind, BoxError, CallContext, EndpointHandle, Operation, ServiceName, Sharded};
+use tower_mesh_core::{Bind, BoxError, CallContext, EndpointHandle, Operation, ServiceName, Sharded, Tick};
 use tower_mesh_discovery::{Balance, NoLayers, PerEndpoint};
 use tower_mesh_health::HealthLayer;
 use tower_mesh_retry::{Deadline, Hedge, Retry};
 use tower_service::Service;
-use tracing::Span;
 
 pub use tower_mesh_discovery::With;
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::lifecycle::Lifecycle;
+use crate::measure::Ended;
 use crate::part::Part;
-use crate::trace::{self, Attempts};
+use crate::span::CallSpan;
 use crate::under_way::Counted;
 
 /// A service of the mesh, to be joined with the client that reaches it.
@@ -38,8 +38,8 @@ pub struct ServiceHandle<P = NoLayers, C = ByResult, R = NotIdempotent> {
     replay: R,
 }
 
-/// The layers that the mesh puts together, outermost first: deadline, retry, hedge, balance, and around each endpoint's service a circuit, and what has spans.
-pub type Tower<S, C, R> = Deadline<Retry<Hedge<Balance<Attempts<Breaker<S, C>, C>, C>, C, R>, C, R>>;
+/// The layers that the mesh puts together, outermost first: deadline, retry, hedge, balance, and around each endpoint's service a circuit.
+pub type Tower<S, C, R> = Deadline<Retry<Hedge<Balance<Breaker<S, C>, C>, C, R>, C, R>>;
 
 /// What [`ServiceHandle::bind`] and [`ServiceHandle::connect`] give for endpoint services `S`.
 pub type Connected<S, C, R> = MeshService<Tower<S, C, R>>;
@@ -85,7 +85,6 @@ impl<P, C, R> ServiceHandle<P, C, R> {
         let Self { part, lifecycle, per_endpoint, classifier, replay } = self;
         let stack = EndpointStack {
             health: part.health.clone(),
-            classifier: classifier.clone(),
             breaker: part.breaker.clone().classify(classifier.clone()),
             inner: per_endpoint,
         };
@@ -137,7 +136,6 @@ impl<P, C, R> fmt::Debug for ServiceHandle<P, C, R> {
 /// Around each endpoint: probes, the circuit, then what the user put there.
 struct EndpointStack<P, C> {
     health: Option<HealthLayer>,
-    classifier: C,
     breaker: BreakerLayer<C>,
     inner: P,
 }
@@ -147,11 +145,10 @@ where
     P: PerEndpoint<S>,
     C: Clone,
 {
-    type Service = Attempts<Breaker<P::Service, C>, C>;
+    type Service = Breaker<P::Service, C>;
 
     fn layer(&self, endpoint: &EndpointHandle, service: S) -> Self::Service {
         let service = self.breaker.watching(endpoint).layer(self.inner.layer(endpoint, service));
-        let service = Attempts::new(service, self.classifier.clone());
         match &self.health {
             Some(health) => health.watching(endpoint).layer(service),
             None => service,
@@ -209,26 +206,57 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
+        if CallSpan::is_wanted() { self.call_in_span(request) } else { self.start(request) }
+    }
+}
+
+impl<S> MeshService<S> {
+    /// A function of its own: that a span may have to be left and dropped on the way costs a call without one more than the look whether there is one.
+    #[cold]
+    #[inline(never)]
+    fn call_in_span<Req>(&mut self, request: Req) -> MeshFuture<S::Future>
+    where
+        S: Service<Req, Error = BoxError>,
+    {
+        let span = CallSpan::new(&self.gate.part.name, self.known_operation());
+        let mut future = {
+            let _entered = span.enter();
+            self.start(request)
+        };
+        future.span = span;
+        future
+    }
+
+    #[inline(always)]
+    fn known_operation(&self) -> Option<Operation> {
+        self.operation.or_else(|| CallContext::with(|call| call.operation()).flatten())
+    }
+
+    #[inline(always)]
+    fn start<Req>(&mut self, request: Req) -> MeshFuture<S::Future>
+    where
+        S: Service<Req, Error = BoxError>,
+    {
         // The clone counts on the thread that calls now, and stays; the call takes what was here.
         let clone = self.gate.clone();
         let gate = std::mem::replace(&mut self.gate, clone);
-        let operation = self.operation.or_else(|| CallContext::with(|call| call.operation()).flatten());
+        let operation = self.known_operation();
+        let began = gate.part.measured.as_ref().map(|_| clock());
         let state = match gate.lifecycle.admit(&gate.part.name, operation) {
             Err(error) => State::Refused { error: Some(error) },
             Ok(()) => {
-                let span = trace::call(&gate.part.name, operation);
-                let future = span.in_scope(|| match self.operation {
+                let future = match self.operation {
                     // The layers inside take it over when they are called, and keep it.
                     Some(operation) => {
                         let mut call = CallContext::inherit().with_operation(operation);
                         call.lend(|| self.inner.call(request))
                     }
                     None => self.inner.call(request),
-                });
-                State::Calling { future, span }
+                };
+                State::Calling { future }
             }
         };
-        MeshFuture { state, gate, operation, counted: None }
+        MeshFuture { state, gate, operation, counted: None, span: CallSpan::none(), began }
     }
 }
 
@@ -249,14 +277,15 @@ pin_project_lite::pin_project! {
         gate: Sharded<Gate>,
         operation: Option<Operation>,
         counted: Option<Counted>,
+        span: CallSpan,
+        // If calls are measured, until it has ended.
+        began: Option<Tick>,
     }
     impl<F> PinnedDrop for MeshFuture<F> {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
-            if let StateProj::Calling { span, .. } = this.state.project()
-                && !span.is_disabled()
-            {
-                trace::ended(span, "caller-gone");
+            if let Some(began) = this.began.take() {
+                measure(this.gate, *this.operation, began, Ended::Abandoned);
             }
             if let Some(counted) = this.counted.take() {
                 this.gate.part.calls.end(counted);
@@ -269,7 +298,7 @@ pin_project_lite::pin_project! {
     #[project = StateProj]
     enum State<F> {
         // Polls the service's layers.
-        Calling { #[pin] future: F, span: Span },
+        Calling { #[pin] future: F },
         // Nothing was called.
         Refused { error: Option<Error> },
     }
@@ -284,28 +313,44 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let calls = &this.gate.part.calls;
-        match this.state.project() {
-            StateProj::Calling { future, span } => {
-                let Poll::Ready(result) = span.in_scope(|| future.poll(cx)) else {
+        let result = match this.state.project() {
+            StateProj::Calling { future } => {
+                let entered = this.span.enter();
+                let polled = future.poll(cx);
+                drop(entered);
+                let Poll::Ready(result) = polled else {
                     this.counted.get_or_insert_with(|| calls.begin());
                     return Poll::Pending;
                 };
                 if let Some(counted) = this.counted.take() {
                     calls.end(counted);
                 }
-                let result =
-                    result.map_err(|error| Error::of_call(error, &this.gate.part.name, *this.operation));
-                if !span.is_disabled() {
-                    trace::ended(span, result.as_ref().map_or_else(|error| error.kind().as_str(), |_| "ok"));
-                    *span = Span::none();
-                }
-                Poll::Ready(result)
+                result.map_err(|error| Error::of_call(error, &this.gate.part.name, *this.operation))
             }
             StateProj::Refused { error } => {
-                Poll::Ready(Err(error.take().expect("a future is not polled after it is ready")))
+                Err(error.take().expect("a future is not polled after it is ready"))
             }
+        };
+        if let Some(began) = this.began.take() {
+            let ended = result.as_ref().map_or_else(|error| Ended::Badly(error.kind()), |_| Ended::Well);
+            measure(this.gate, *this.operation, began, ended);
         }
+        this.span.ended(|| result.as_ref().map_or_else(|error| error.kind().as_str(), |_| "ok"));
+        Poll::Ready(result)
     }
+}
+
+#[cold]
+#[inline(never)]
+fn measure(gate: &Gate, operation: Option<Operation>, began: Tick, ended: Ended) {
+    if let Some(calls) = &gate.part.measured {
+        let refused = matches!(ended, Ended::Badly(ErrorKind::NotStarted | ErrorKind::ShuttingDown));
+        calls.ended(operation, ended, (!refused).then(|| clock().since(began)));
+    }
+}
+
+fn clock() -> Tick {
+    Tick::of(tokio::time::Instant::now().into_std())
 }
 
 impl<F> fmt::Debug for MeshFuture<F> {

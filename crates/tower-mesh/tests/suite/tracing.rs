@@ -161,5 +161,5 @@ async fn a_call_and_its_attempts_are_spans_with_stable_fields() {
 
     // Nothing that a call tells is above debug. (No circuit moved: that is no call's doing.)
     let levels = collect.levels.lock().unwrap();
-    assert!(levels.len() > 20 && levels.iter().all(|level| *level >= Level::DEBUG), "{levels:?}");
+    assert!(levels.len() > 15 && levels.iter().all(|level| *level >= Level::DEBUG), "{levels:?}");
 }

@@ -124,9 +124,9 @@ where
     CallContext::with(|call| call.add_tried(member.key));
     let guard = InFlight::new(member.handle.clone(), now, shared.rules);
     let span = AttemptSpan::new(&member.handle, now);
-    let entered = span.enter();
+    span.enter();
     let future = service.call(request);
-    drop(entered);
+    span.leave();
     (future, guard, span)
 }
 

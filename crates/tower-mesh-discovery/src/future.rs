@@ -88,9 +88,9 @@ where
                 state.set(State::calling(sent));
             }
             StateProj::Calling { future, guard, span } => {
-                let entered = span.enter();
+                span.enter();
                 let polled = future.poll(cx);
-                drop(entered);
+                span.leave();
                 let result = ready!(polled).map_err(Into::into);
                 let guard = guard.take().expect("a future is not polled after it is ready");
                 let verdict = judge(classifier, result.as_ref().map_err(|error| &**error));

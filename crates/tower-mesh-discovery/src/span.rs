@@ -1,10 +1,11 @@
 //! The span around an attempt. Its name, fields and values are part of the public interface: the table is in the README of `tower-mesh`.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tower_mesh_core::classify::{Origin, Outcome};
 use tower_mesh_core::{CallContext, DropReason, EndpointHandle, Tick};
 use tracing::Span;
 use tracing::field::{self, Empty};
-use tracing::span::Entered;
 
 /// There only if somebody wants it: one word, so that an attempt without a span carries nothing around. Dropped before it is told how the attempt ended, it tells
 /// why it was dropped.
@@ -15,6 +16,7 @@ pub(crate) struct AttemptSpan(Option<Box<Wanted>>);
 struct Wanted {
     span: Span,
     started: Tick,
+    inside: AtomicBool,
 }
 
 impl AttemptSpan {
@@ -35,13 +37,25 @@ impl AttemptSpan {
             mesh.endpoint = field::display(endpoint.id()),
             mesh.outcome = Empty,
         );
-        Self((!span.is_disabled()).then(|| Box::new(Wanted { span, started })))
+        Self(
+            (!span.is_disabled()).then(|| Box::new(Wanted { span, started, inside: AtomicBool::new(false) })),
+        )
     }
 
-    /// What runs while this is kept is inside the span, if there is one.
+    /// What runs until [`leave`](Self::leave) is inside the span, if there is one. Without a guard, since one more value to be dropped on the way makes the futures of
+    /// calls be moved once more; dropped in between, by a panic, the span is left.
     #[inline(always)]
-    pub(crate) fn enter(&self) -> Option<Entered<'_>> {
-        self.0.as_ref().map(|wanted| wanted.span.enter())
+    pub(crate) fn enter(&self) {
+        if let Some(wanted) = &self.0 {
+            wanted.enter();
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn leave(&self) {
+        if let Some(wanted) = &self.0 {
+            wanted.leave();
+        }
     }
 
     /// Says how it ended.
@@ -64,7 +78,23 @@ impl AttemptSpan {
 impl Wanted {
     #[cold]
     #[inline(never)]
+    fn enter(&self) {
+        self.inside.store(true, Ordering::Relaxed);
+        self.span.with_subscriber(|(id, subscriber)| subscriber.enter(id));
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn leave(&self) {
+        if self.inside.swap(false, Ordering::Relaxed) {
+            self.span.with_subscriber(|(id, subscriber)| subscriber.exit(id));
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
     fn ended(&self, how: &'static str) {
+        self.leave();
         self.span.record("mesh.outcome", how);
     }
 }

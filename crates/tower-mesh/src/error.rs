@@ -219,6 +219,28 @@ mod tests {
     use tower_mesh_core::classify::{ByResult, judge};
 
     #[test]
+    fn no_kind_shows_a_caller_what_the_source_says() {
+        let secret = "connect to postgres://user:secret@10.1.2.3:5432: refused";
+        for kind in ErrorKind::ALL {
+            // What these two say beside their kind is of our own making, and names types.
+            if matches!(kind, ErrorKind::ServiceNotFound | ErrorKind::WrongRequestType) {
+                continue;
+            }
+            let error = Error::new(kind, "database", Some(Operation::named("select"))).because(secret);
+            let said = error.to_string();
+            assert!(!said.contains("10.1.2.3") && !said.contains("secret"), "{said}");
+            assert!(said.contains("database") && said.contains("select"), "{said}");
+            let mut chain = Vec::new();
+            let mut next = std::error::Error::source(&error);
+            while let Some(error) = next {
+                chain.push(error.to_string());
+                next = error.source();
+            }
+            assert!(chain.iter().any(|link| link == secret), "the operator finds it: {chain:?}");
+        }
+    }
+
+    #[test]
     fn a_refusal_inside_is_final_outside() {
         let refused = Judged::because(Verdict::REFUSED, "no endpoint");
         let error: BoxError = Error::of_call(refused.into(), &"inner".parse().unwrap(), None).into();

@@ -93,7 +93,7 @@ impl<P, C, R> ServiceHandle<P, C, R> {
         let retry = part.retry.clone().classify(classifier).replay(replay);
         let inner = part.deadline.layer(retry.layer(hedge.layer(discovery.layer(client))));
         let gate = Gate { part, lifecycle };
-        MeshService { inner, gate: Sharded::new(gate), operation: None }
+        MeshService { inner, gate: Sharded::new(gate), operation: None, in_span: false }
     }
 
     /// The service where there is no client to begin with: `connect` makes each endpoint's service, lazily connected.
@@ -164,6 +164,8 @@ pub struct MeshService<S> {
     inner: S,
     gate: Sharded<Gate>,
     operation: Option<Operation>,
+    /// A call is being made, and has its span.
+    in_span: bool,
 }
 
 /// What every call asks first.
@@ -206,41 +208,13 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        if CallSpan::is_wanted() { self.call_in_span(request) } else { self.start(request) }
-    }
-}
-
-impl<S> MeshService<S> {
-    /// A function of its own: that a span may have to be left and dropped on the way costs a call without one more than the look whether there is one.
-    #[cold]
-    #[inline(never)]
-    fn call_in_span<Req>(&mut self, request: Req) -> MeshFuture<S::Future>
-    where
-        S: Service<Req, Error = BoxError>,
-    {
-        let span = CallSpan::new(&self.gate.part.name, self.known_operation());
-        let mut future = {
-            let _entered = span.enter();
-            self.start(request)
-        };
-        future.span = span;
-        future
-    }
-
-    #[inline(always)]
-    fn known_operation(&self) -> Option<Operation> {
-        self.operation.or_else(|| CallContext::with(|call| call.operation()).flatten())
-    }
-
-    #[inline(always)]
-    fn start<Req>(&mut self, request: Req) -> MeshFuture<S::Future>
-    where
-        S: Service<Req, Error = BoxError>,
-    {
+        if CallSpan::is_wanted() && !self.in_span {
+            return call_in_span(self, request);
+        }
         // The clone counts on the thread that calls now, and stays; the call takes what was here.
         let clone = self.gate.clone();
         let gate = std::mem::replace(&mut self.gate, clone);
-        let operation = self.known_operation();
+        let operation = self.operation.or_else(|| CallContext::with(|call| call.operation()).flatten());
         let began = gate.part.measured.as_ref().map(|_| clock());
         let state = match gate.lifecycle.admit(&gate.part.name, operation) {
             Err(error) => State::Refused { error: Some(error) },
@@ -258,6 +232,32 @@ impl<S> MeshService<S> {
         };
         MeshFuture { state, gate, operation, counted: None, span: CallSpan::none(), began }
     }
+}
+
+/// Makes the call inside a span. It calls the service once more, which has the one place where the layers are called: with a second one they would not be inlined
+/// there, and with a span to be dropped on the way their future would be moved once more.
+#[cold]
+#[inline(never)]
+fn call_in_span<S, Req>(service: &mut MeshService<S>, request: Req) -> MeshFuture<S::Future>
+where
+    S: Service<Req, Error = BoxError>,
+{
+    /// Whatever happens, the next call has a span of its own.
+    struct Inside<'a, S>(&'a mut MeshService<S>);
+    impl<S> Drop for Inside<'_, S> {
+        fn drop(&mut self) {
+            self.0.in_span = false;
+        }
+    }
+    let operation = service.operation.or_else(|| CallContext::with(|call| call.operation()).flatten());
+    let span = CallSpan::new(&service.gate.part.name, operation);
+    service.in_span = true;
+    let inside = Inside(service);
+    span.enter();
+    let mut future = inside.0.call(request);
+    span.leave();
+    future.span = span;
+    future
 }
 
 impl<S> fmt::Debug for MeshService<S> {
@@ -315,9 +315,9 @@ where
         let calls = &this.gate.part.calls;
         let result = match this.state.project() {
             StateProj::Calling { future } => {
-                let entered = this.span.enter();
+                this.span.enter();
                 let polled = future.poll(cx);
-                drop(entered);
+                this.span.leave();
                 let Poll::Ready(result) = polled else {
                     this.counted.get_or_insert_with(|| calls.begin());
                     return Poll::Pending;

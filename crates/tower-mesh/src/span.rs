@@ -1,13 +1,20 @@
 //! The span around a call. Its name, fields and values are part of the public interface: the table is in the crate's README.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tower_mesh_core::{Operation, ServiceName};
 use tracing::Span;
 use tracing::field::Empty;
-use tracing::span::Entered;
 
 /// There only if somebody wants it: one word, so that a call without a span carries nothing around. Dropped before it is told how the call ended, it tells that.
 #[derive(Debug)]
-pub(crate) struct CallSpan(Option<Box<Span>>);
+pub(crate) struct CallSpan(Option<Box<Wanted>>);
+
+#[derive(Debug)]
+struct Wanted {
+    span: Span,
+    inside: AtomicBool,
+}
 
 impl CallSpan {
     /// Whether anybody takes spans of this level: one read of a static.
@@ -33,28 +40,55 @@ impl CallSpan {
             mesh.retry.stopped = Empty,
             mesh.outcome = Empty,
         );
-        Self((!span.is_disabled()).then(|| Box::new(span)))
+        Self((!span.is_disabled()).then(|| Box::new(Wanted { span, inside: AtomicBool::new(false) })))
     }
 
-    /// What runs while this is kept is inside the span, if there is one.
+    /// What runs until [`leave`](Self::leave) is inside the span, if there is one. Dropped in between, by a panic, the span is left.
     #[inline(always)]
-    pub(crate) fn enter(&self) -> Option<Entered<'_>> {
-        self.0.as_ref().map(|span| span.enter())
+    pub(crate) fn enter(&self) {
+        if let Some(wanted) = &self.0 {
+            wanted.enter();
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn leave(&self) {
+        if let Some(wanted) = &self.0 {
+            wanted.leave();
+        }
     }
 
     /// Says how it ended; `outcome` is asked only if there is a span.
     #[inline(always)]
     pub(crate) fn ended(&mut self, outcome: impl FnOnce() -> &'static str) {
-        if let Some(span) = self.0.take() {
-            end(&span, outcome());
+        if let Some(wanted) = self.0.take() {
+            wanted.ended(outcome());
         }
     }
 }
 
-#[cold]
-#[inline(never)]
-fn end(span: &Span, outcome: &'static str) {
-    span.record("mesh.outcome", outcome);
+impl Wanted {
+    #[cold]
+    #[inline(never)]
+    fn enter(&self) {
+        self.inside.store(true, Ordering::Relaxed);
+        self.span.with_subscriber(|(id, subscriber)| subscriber.enter(id));
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn leave(&self) {
+        if self.inside.swap(false, Ordering::Relaxed) {
+            self.span.with_subscriber(|(id, subscriber)| subscriber.exit(id));
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn ended(&self, outcome: &'static str) {
+        self.leave();
+        self.span.record("mesh.outcome", outcome);
+    }
 }
 
 impl Drop for CallSpan {

@@ -1,5 +1,6 @@
 use std::fmt;
 use std::future::Future;
+use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -34,7 +35,8 @@ pin_project! {
         timer: Timer,
         scope: CallScope,
         deadline: Option<Tick>,
-        attempt_timeout: Option<Duration>,
+        // In nanoseconds: half the room of a duration, in a future that is moved several times.
+        attempt_timeout: Option<NonZeroU64>,
         // When the attempt under way began, the wait for readiness included.
         began: Tick,
         // None if there is no other copy of the request, and nobody who counts failures.
@@ -119,7 +121,7 @@ where
             timer: Timer::default(),
             scope,
             deadline,
-            attempt_timeout,
+            attempt_timeout: attempt_timeout.map(nanos),
             began,
             again,
             retrying: None,
@@ -161,14 +163,19 @@ where
                 StateProj::Calling { attempt } => {
                     let result = match self.scope.run(|| attempt.poll(cx)) {
                         Poll::Ready(result) => result.map_err(Into::into),
-                        Poll::Pending => match ready!(self.poll_limit(*self.attempt_timeout, cx)) {
-                            Limit::Call(_) => return Poll::Ready(Err(self.expire())),
-                            Limit::Attempt(_) => {
-                                let state = Clear(&mut self.state);
-                                self.scope.drop_for(DropReason::AttemptTimeout, state);
-                                Err(AttemptTimedOut::new(self.attempt_timeout.unwrap_or_default()).into())
+                        Poll::Pending => {
+                            match ready!(self.poll_limit(self.attempt_timeout.map(duration), cx)) {
+                                Limit::Call(_) => return Poll::Ready(Err(self.expire())),
+                                Limit::Attempt(_) => {
+                                    let state = Clear(&mut self.state);
+                                    self.scope.drop_for(DropReason::AttemptTimeout, state);
+                                    Err(AttemptTimedOut::new(
+                                        self.attempt_timeout.map(duration).unwrap_or_default(),
+                                    )
+                                    .into())
+                                }
                             }
-                        },
+                        }
                     };
                     if let Some(answer) = self.ended(result) {
                         return Poll::Ready(answer);
@@ -225,7 +232,7 @@ where
     fn patience(&self) -> Duration {
         let ready_timeout = self.retrying.as_ref().map(|retrying| retrying.policy.config().ready_timeout());
         let ready_timeout = ready_timeout.expect("a later attempt follows a failed one");
-        self.attempt_timeout.map_or(ready_timeout, |timeout| timeout.min(ready_timeout))
+        self.attempt_timeout.map_or(ready_timeout, |timeout| duration(timeout).min(ready_timeout))
     }
 
     /// Another attempt, beginning with the wait for readiness.
@@ -392,6 +399,14 @@ where
         *self.retrying = None;
         DeadlineExceeded::new().into()
     }
+}
+
+fn nanos(timeout: Duration) -> NonZeroU64 {
+    u64::try_from(timeout.as_nanos()).ok().and_then(NonZeroU64::new).unwrap_or(NonZeroU64::MAX)
+}
+
+fn duration(nanos: NonZeroU64) -> Duration {
+    Duration::from_nanos(nanos.get())
 }
 
 /// Whether the last of the endpoints `tried` is one that had not been tried `before`, so that there may be yet another.

@@ -1,10 +1,10 @@
 //! Measuring whole calls, which has a cost and so is asked for: how long they take, and how they end by operation.
 
+use std::array;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use std::{array, sync::Arc};
 
 use arc_swap::ArcSwap;
 use serde::Serialize;

@@ -8,7 +8,8 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
-use tower::{Layer, Service, ServiceBuilder};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt as _};
+use tower_mesh::Mesh;
 use tower_mesh_breaker::outlier::{OutlierConfig, Outliers};
 use tower_mesh_breaker::{BreakerConfig, WindowKind};
 use tower_mesh_core::classify::ByResult;
@@ -120,6 +121,20 @@ fn the_ready_path_allocates_nothing() {
     for (name, algorithm) in Algorithm::ALL {
         assert_eq!(allocations(&balance_by(algorithm)), 0, "{name}, with levels, localities and slow start");
     }
+
+    // A mesh in which everything is switched on, and somebody listens; its background work does not run while calls are counted.
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let config = "[services.users]\nendpoints = [\"a:1\", \"b:1\"]\n[services.users.outlier]\n";
+    let mesh = Mesh::builder().config_toml(config).measure_calls().build().unwrap();
+    let _events = mesh.events();
+    let users = mesh.service("users").unwrap().connect(|_: &EndpointHandle| Echo);
+    runtime.block_on(async {
+        mesh.start().await.unwrap();
+        users.clone().oneshot(Query(1)).await.unwrap();
+    });
+    let _entered = runtime.enter();
+    assert_eq!(allocations(&users.map_err(BoxError::from)), 0, "a mesh, its calls measured");
 
     let boxing = tower::service_fn(|Query(n)| Box::pin(async move { Ok::<_, BoxError>(n) }));
     assert_eq!(allocations(&boxing), 100, "the test can tell");

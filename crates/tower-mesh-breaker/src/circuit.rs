@@ -9,11 +9,10 @@ use tokio::sync::Notify;
 use tower_mesh_core::backoff::Chance;
 use tower_mesh_core::classify::{Outcome, Verdict};
 use tower_mesh_core::window::{CountWindow, Sample, TimeWindow, Window, WindowCounts};
-use tower_mesh_core::{EndpointHandle, EndpointId, Tick};
+use tower_mesh_core::{EndpointHandle, EndpointId, Listeners, Tick};
 
 use crate::config::{BreakerConfig, WindowKind};
 use crate::error::CircuitOpen;
-use crate::listeners::Listeners;
 use crate::metering;
 use crate::outlier::Member;
 use crate::policy::machine::{Admission, Machine, State, Transition, TripReason, rate_reached};
@@ -496,10 +495,10 @@ impl Circuit {
         let own = inner.listeners.get();
         if own.is_some() || inner.family.listeners.any() {
             let event = CircuitEvent { circuit: self.clone(), transition, at: now };
-            if let Some(own) = own {
-                own.tell(&event);
+            let panicked = own.map_or(0, |own| own.tell(&event)) + inner.family.listeners.tell(&event);
+            if panicked > 0 {
+                tracing::error!(panicked, "listeners for transitions panicked");
             }
-            inner.family.listeners.tell(&event);
         }
     }
 

@@ -10,7 +10,6 @@ mod future;
 mod guard;
 mod keyed;
 mod layer;
-mod listeners;
 mod metering;
 mod registry;
 mod service;

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tower_mesh_core::Listeners;
+
 use crate::circuit::{Circuit, CircuitEvent, Family};
 use crate::config::BreakerConfig;
 use crate::layer::BreakerLayer;
-use crate::listeners::Listeners;
 use crate::service::clock;
 
 /// The circuits of a program by their names, with one configuration for all and others for some. Cheap to clone; clones are the same registry.

@@ -40,6 +40,8 @@ pub struct CallContext {
     drop_reason: Cell<Option<DropReason>>,
     deadline_kept: Cell<bool>,
     gave_up: Cell<bool>,
+    /// How many attempts went before the one under way.
+    earlier_attempts: Cell<u16>,
     /// It is that of work which makes calls, not of a call.
     around_calls: bool,
 }
@@ -95,6 +97,7 @@ impl CallContext {
             caller: self.caller.clone(),
             options: self.options.clone(),
             tried: self.tried.clone(),
+            earlier_attempts: self.earlier_attempts.clone(),
             ..Self::default()
         }
     }
@@ -220,6 +223,16 @@ impl CallContext {
     pub fn next_attempt(&self) {
         self.started.set(None);
         self.ended.set(None);
+    }
+
+    /// Says which attempt of the call is under way, from 1; for whoever makes another.
+    pub fn set_attempt(&self, number: u32) {
+        self.earlier_attempts.set(u16::try_from(number.saturating_sub(1)).unwrap_or(u16::MAX));
+    }
+
+    /// Which attempt of the call is under way, from 1; a hedge has the number of the attempt that it runs beside. For reports.
+    pub fn attempt(&self) -> u32 {
+        u32::from(self.earlier_attempts.get()) + 1
     }
 
     /// Forgets when the attempt ended: it goes on, with another part of it.

@@ -13,6 +13,7 @@ use crate::future::{BalanceFuture, State};
 use crate::in_flight::InFlight;
 use crate::members::Member;
 use crate::set::{Set, Shared};
+use crate::span::AttemptSpan;
 
 /// Spreads calls over the endpoints of one service, by default by the power of two choices on latency and calls in flight.
 ///
@@ -87,10 +88,7 @@ impl<S, C> Balance<S, C> {
         // A service that is not ready yet keeps the waker of its latest poll, so asking with one that wakes nobody loses nothing: it is polled
         // again, with the task's own, as soon as the future is.
         match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(())) => {
-                let (future, guard) = send(&self.shared, member, &mut service, request, now);
-                State::calling(future, guard)
-            }
+            Poll::Ready(Ok(())) => State::calling(send(&self.shared, member, &mut service, request, now)),
             Poll::Ready(Err(error)) => {
                 let mut choosing = Choosing::new(self.shared.clone(), request, None);
                 choosing.refused(member.key, error.into());
@@ -108,6 +106,9 @@ pub(crate) fn clock() -> Tick {
     Tick::of(tokio::time::Instant::now().into_std())
 }
 
+/// A call under way, who counts it, and its span.
+pub(crate) type Sent<F> = (F, InFlight, AttemptSpan);
+
 /// Makes the call on a service that has said it is ready.
 #[inline(always)]
 pub(crate) fn send<S, Req>(
@@ -116,13 +117,17 @@ pub(crate) fn send<S, Req>(
     service: &mut S,
     request: Req,
     now: Tick,
-) -> (S::Future, InFlight)
+) -> Sent<S::Future>
 where
     S: Service<Req>,
 {
     CallContext::with(|call| call.add_tried(member.key));
     let guard = InFlight::new(member.handle.clone(), now, shared.rules);
-    (service.call(request), guard)
+    let span = AttemptSpan::new(&member.handle, now);
+    span.enter();
+    let future = service.call(request);
+    span.leave();
+    (future, guard, span)
 }
 
 impl<S> Set<S> {

@@ -8,10 +8,9 @@ use tokio::time::Sleep;
 use tower_mesh_core::{BoxError, CallContext, Reason, Sharded, Tick, Tried};
 use tower_service::Service;
 
-use crate::balance::{clock, send};
+use crate::balance::{self, clock, send};
 use crate::candidates::Avoid;
 use crate::error::{NoEndpoints, NoEndpointsReason, NotDriven, NotReady};
-use crate::in_flight::InFlight;
 use crate::members::Member;
 use crate::set::{Set, Shared};
 use crate::status::DiscoveryState;
@@ -59,7 +58,7 @@ impl<S, Req> Choosing<S, Req> {
     }
 }
 
-type Sent<S, Req> = (<S as Service<Req>>::Future, InFlight);
+type Sent<S, Req> = balance::Sent<<S as Service<Req>>::Future>;
 
 impl<S, Req> Choosing<S, Req>
 where

@@ -12,10 +12,11 @@ use futures_core::Stream;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::Sleep;
-use tower_mesh_core::{EndpointHandle, Resolve, ResolveError, ServiceName, Tick, Update};
+use tower_mesh_core::{EndpointHandle, Listeners, Resolve, ResolveError, ServiceName, Tick, Update};
 
 use crate::balance::clock;
 use crate::config::DiscoveryConfig;
+use crate::event::{Before, DiscoveryEvent};
 use crate::members::{Change, Members};
 use crate::policy::disappearance::Limit;
 use crate::policy::retention::{self, Retention};
@@ -28,6 +29,8 @@ pub(crate) struct Source {
     pub(crate) service: ServiceName,
     config: DiscoveryConfig,
     known: Mutex<Known>,
+    /// Told of what happened, after it is in force.
+    pub(crate) listeners: Listeners<DiscoveryEvent>,
     /// Told after every change: calls that wait for endpoints look again.
     pub(crate) changed: Arc<Notify>,
     /// Told when the layer and its balancers are gone: the driver ends.
@@ -41,6 +44,7 @@ struct Known {
     version: u64,
     updated_at: Option<Tick>,
     last_error: Option<Arc<ResolveError>>,
+    errors: u64,
     subscribers: Vec<Arc<dyn Subscriber>>,
     /// Which of the members are waiting to go.
     retention: Retention<u32>,
@@ -132,11 +136,13 @@ impl Source {
                 version: 0,
                 updated_at: None,
                 last_error: None,
+                errors: 0,
                 subscribers: Vec::new(),
                 retention: Retention::new(rules),
                 removals: Limit::new(config.max_removal_percent(), config.removal_interval()),
                 unpublished_since: None,
             }),
+            listeners: Listeners::default(),
             changed: Arc::default(),
             gone: Arc::default(),
             asked: Asked::default(),
@@ -169,6 +175,7 @@ impl Source {
             updated_at: known.updated_at,
             absent: known.members.as_slice().iter().filter(|member| member.absent).count(),
             version: known.version,
+            errors: known.errors,
             last_error: known.last_error.clone(),
         }
     }
@@ -213,8 +220,9 @@ impl Source {
     }
 
     fn set_driven(&self, driven: bool) {
-        let publication = {
+        let (from, to, publication) = {
             let mut known = self.known();
+            let from = known.state;
             known.state = match (driven, known.state, known.updated_at) {
                 (true, DiscoveryState::NotDriven, _) => DiscoveryState::Resolving,
                 (true, state, _) => state,
@@ -224,10 +232,12 @@ impl Source {
             };
             // Without a driver nobody ends the gathering of changes later.
             let since = known.unpublished_since.filter(|_| !driven);
-            since.and_then(|since| known.publication(true, since, &self.config))
+            let publication = since.and_then(|since| known.publication(true, since, &self.config));
+            (from, known.state, publication)
         };
         drop(publish(publication));
         self.changed.notify_waiters();
+        self.report_state(from, to);
     }
 
     /// Takes in what the source said; the sets that this replaced.
@@ -235,10 +245,12 @@ impl Source {
         let now = clock();
         // Keeps the records of endpoints that go, and what is attached to them, until the lock is released.
         let before;
+        let news;
         let (change, publication) = {
             let mut known = self.known();
             let known = &mut *known;
             before = known.members.clone();
+            news = self.listeners.any().then(|| Before::new(known.state, &before));
             known.retention.source(item.is_ok(), now);
             match item {
                 Ok(update) => {
@@ -265,18 +277,26 @@ impl Source {
                     };
                     let error = Arc::new(error);
                     known.last_error = Some(error.clone());
+                    known.errors += 1;
                     (Err(error), None)
                 }
             }
         };
-        match change {
-            Ok(change) => self.tell(&change),
+        let (over, error) = match change {
+            Ok(change) => {
+                self.tell(&change);
+                (change.over, None)
+            }
             Err(error) => {
                 tracing::warn!(service = self.service.as_str(), %error, "resolution failed; the last good endpoints stay");
+                (0, Some(error))
             }
-        }
+        };
         let retired = publish(publication);
         self.changed.notify_waiters();
+        if let Some(news) = news {
+            self.report(news, over, error);
+        }
         drop(before);
         retired
     }
@@ -298,10 +318,12 @@ impl Source {
     fn tend(&self) -> Vec<Retired> {
         let now = clock();
         let before;
+        let news;
         let (change, publication) = {
             let mut known = self.known();
             let known = &mut *known;
             before = known.members.clone();
+            news = self.listeners.any().then(|| Before::new(known.state, &before));
             let expired = known.expires_at(&self.config).is_some_and(|at| at <= now);
             let change = if expired {
                 known.state = DiscoveryState::Expired;
@@ -329,8 +351,35 @@ impl Source {
         }
         let retired = publish(publication);
         self.changed.notify_waiters();
+        if let Some(news) = news {
+            self.report(news, 0, None);
+        }
         drop(before);
         retired
+    }
+
+    /// Tells listeners how it is now, if that is other than `before`.
+    fn report(&self, before: Before, over: usize, error: Option<Arc<ResolveError>>) {
+        let (state, members, version) = {
+            let known = self.known();
+            (known.state, known.members.clone(), known.version)
+        };
+        for event in before.events(state, &members, version, over, error) {
+            self.say(&event);
+        }
+    }
+
+    fn report_state(&self, from: DiscoveryState, to: DiscoveryState) {
+        if from != to {
+            self.say(&DiscoveryEvent::State { from, to });
+        }
+    }
+
+    fn say(&self, event: &DiscoveryEvent) {
+        let panicked = self.listeners.tell(event);
+        if panicked > 0 {
+            tracing::error!(panicked, "listeners for endpoints panicked");
+        }
     }
 
     fn tell(&self, change: &Change) {
@@ -344,8 +393,9 @@ impl Source {
     }
 
     fn ended(&self) {
-        {
+        let (from, to) = {
             let mut known = self.known();
+            let from = known.state;
             known.retention.source(false, clock());
             known.state = match known.state {
                 DiscoveryState::Resolving => DiscoveryState::Failed,
@@ -354,8 +404,10 @@ impl Source {
                 DiscoveryState::Resting => DiscoveryState::Stale,
                 state => state,
             };
-        }
+            (from, known.state)
+        };
         self.changed.notify_waiters();
+        self.report_state(from, to);
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

@@ -9,8 +9,10 @@ use tower_mesh_core::classify::{Guard as _, judge};
 use tower_mesh_core::{BoxError, CallScope, Classify};
 use tower_service::Service;
 
+use crate::balance::Sent;
 use crate::choosing::Choosing;
 use crate::in_flight::InFlight;
+use crate::span::AttemptSpan;
 
 pin_project_lite::pin_project! {
     /// The response of [`Balance`](crate::Balance). Dropping it abandons the call.
@@ -31,7 +33,7 @@ pin_project_lite::pin_project! {
         // Polls for an endpoint that is there and ready.
         Choosing { choosing: Choosing<S, Req> },
         // Polls the endpoint's response.
-        Calling { #[pin] future: F, guard: Option<InFlight> },
+        Calling { #[pin] future: F, guard: Option<InFlight>, span: AttemptSpan },
     }
 }
 
@@ -40,8 +42,8 @@ impl<S, Req, F> State<S, Req, F> {
         Self::Choosing { choosing }
     }
 
-    pub(crate) fn calling(future: F, guard: InFlight) -> Self {
-        Self::Calling { future, guard: Some(guard) }
+    pub(crate) fn calling((future, guard, span): Sent<F>) -> Self {
+        Self::Calling { future, guard: Some(guard), span }
     }
 }
 
@@ -82,13 +84,17 @@ where
     loop {
         match state.as_mut().project() {
             StateProj::Choosing { choosing } => {
-                let (future, guard) = ready!(choosing.poll(cx))?;
-                state.set(State::Calling { future, guard: Some(guard) });
+                let sent = ready!(choosing.poll(cx))?;
+                state.set(State::calling(sent));
             }
-            StateProj::Calling { future, guard } => {
-                let result = ready!(future.poll(cx)).map_err(Into::into);
+            StateProj::Calling { future, guard, span } => {
+                span.enter();
+                let polled = future.poll(cx);
+                span.leave();
+                let result = ready!(polled).map_err(Into::into);
                 let guard = guard.take().expect("a future is not polled after it is ready");
                 let verdict = judge(classifier, result.as_ref().map_err(|error| &**error));
+                span.ended(verdict.outcome);
                 return Poll::Ready(match result {
                     Ok(response) => Ok(classifier.attach(response, verdict, guard)),
                     Err(error) => {

@@ -18,8 +18,8 @@ pub struct InFlight {
     handle: EndpointHandle,
     epoch: LatencyEpoch,
     started: Tick,
-    /// When something last arrived, if anything did; only a streaming response tells.
-    progressed: Option<Tick>,
+    /// How long after the start something last arrived, in milliseconds; 0 if nothing did. Only a streaming response tells. Small, as the guard is moved with each call.
+    progressed_ms: u32,
     rules: Rules,
     finished: bool,
 }
@@ -54,7 +54,7 @@ impl Rules {
 impl InFlight {
     pub(crate) fn new(handle: EndpointHandle, started: Tick, rules: Rules) -> Self {
         handle.started();
-        Self { epoch: handle.latency_epoch(), handle, started, progressed: None, rules, finished: false }
+        Self { epoch: handle.latency_epoch(), handle, started, progressed_ms: 0, rules, finished: false }
     }
 
     /// Failure is not speed: a failed call counts as at least the penalty, or as long as the server asked us to stay away.
@@ -76,7 +76,7 @@ impl InFlight {
 
 impl Guard for InFlight {
     fn progress(&mut self) {
-        self.progressed = Some(clock());
+        self.progressed_ms = u32::try_from(clock().since(self.started).as_millis()).unwrap_or(u32::MAX);
     }
 
     fn finish(mut self, verdict: Verdict) {
@@ -93,7 +93,7 @@ impl Drop for InFlight {
             return;
         }
         let now = CallContext::attempt_ended(self.started, clock);
-        let quiet = now.since(self.progressed.unwrap_or(self.started));
+        let quiet = now.since(self.started + Duration::from_millis(self.progressed_ms.into()));
         let outcome = self.rules.abandoned().outcome(CallContext::drop_reason_of(self.started), quiet);
         self.observe(now, outcome, None);
         self.handle.finished(CallEnd::Abandoned);

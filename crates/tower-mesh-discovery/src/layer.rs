@@ -13,6 +13,7 @@ use crate::balance::Balance;
 use crate::candidates::Picker;
 use crate::config::DiscoveryConfig;
 use crate::driver::{Driver, Source};
+use crate::event::DiscoveryEvent;
 use crate::in_flight::Rules;
 use crate::plan::Settings;
 use crate::set::{Binding, Set, Shared, Subscriber};
@@ -217,6 +218,13 @@ impl<B, P, C> DiscoveryLayer<B, P, C> {
     /// Ends the rest before there is a call. Whether its driver can rest at all.
     pub fn wake(&self) -> bool {
         self.source.asked().wake()
+    }
+
+    /// Tells `listener` of every change of the endpoints, every error of the source, and every change of where resolution stands, from now on and after
+    /// it is in force. It runs on the driver's task, under no lock, in the order of what happened, and should be quick; if it panics, nobody else is
+    /// harmed.
+    pub fn on_event(&self, listener: impl Fn(&DiscoveryEvent) + Send + Sync + 'static) {
+        self.source.listeners.add(listener);
     }
 
     /// What is known now. Reading changes nothing.

@@ -13,6 +13,7 @@ mod candidates;
 mod choosing;
 mod driver;
 mod error;
+mod event;
 mod from_discover;
 mod future;
 mod hash_key;
@@ -22,6 +23,7 @@ mod members;
 mod plan;
 mod rest;
 mod set;
+mod span;
 mod status;
 
 pub use algorithm::Algorithm;
@@ -31,6 +33,7 @@ pub use candidates::{Candidates, Picker};
 pub use config::{DiscoveryConfig, DiscoveryConfigBuilder};
 pub use driver::Driver;
 pub use error::{NoEndpoints, NoEndpointsReason, NotDriven, NotReady};
+pub use event::{DiscoveryEvent, Membership};
 #[cfg(feature = "file")]
 pub use file::{FileError, FileList, FileWatch};
 pub use fixed::{FixedList, InvalidList};

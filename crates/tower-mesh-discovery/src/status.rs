@@ -43,6 +43,8 @@ pub struct DiscoveryStatus {
     pub absent: usize,
     /// How often membership, or the attributes of an endpoint, have changed.
     pub version: u64,
+    /// How often the source has failed.
+    pub errors: u64,
     /// The source's last error, if its last word was one.
     pub last_error: Option<Arc<ResolveError>>,
 }

@@ -5,6 +5,7 @@ use tower_mesh_core::{EndpointHandle, Probe};
 use crate::config::HealthConfig;
 use crate::guard::GuardLayer;
 use crate::prober::{Prober, clock};
+use crate::probes::ProbeCounts;
 use crate::registry::Shared;
 use crate::status::EndpointHealth;
 use crate::watch::WatchLayer;
@@ -65,6 +66,11 @@ impl HealthLayer {
     /// What the checks say of every endpoint watched now, in the order of their ids.
     pub fn status(&self) -> Vec<EndpointHealth> {
         self.owner.shared.status()
+    }
+
+    /// How many checks have ended since the start, by what they said.
+    pub fn probes(&self) -> ProbeCounts {
+        self.owner.shared.probes.counts()
     }
 
     /// The configuration in use.

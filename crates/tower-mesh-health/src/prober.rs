@@ -317,6 +317,7 @@ impl Prober {
         let thresholds = (rise.get(), fall.get());
         let began = if let Phase::Streaming(..) = watched.phase { ended } else { began };
         watched.hung = result.is_err() && ended.since(began) >= self.config.timeout();
+        self.shared.probes.count(&result);
         let step = watched.machine.record(Sample::of(&result), rise, fall);
         if result.is_ok() {
             endpoint.hint_recovery(began);

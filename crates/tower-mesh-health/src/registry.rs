@@ -8,12 +8,14 @@ use tower_mesh_core::{EndpointHandle, EndpointId, Live, Reason, Tick, WeakEndpoi
 
 use crate::config::HealthConfig;
 use crate::policy::HealthState;
+use crate::probes::Probes;
 use crate::status::{EndpointHealth, Report};
 
 /// What the layers and the prober share.
 pub(crate) struct Shared {
     pub(crate) config: Live<HealthConfig>,
     registry: Mutex<Registry>,
+    pub(crate) probes: Probes,
     /// Wakes the prober. One slot is enough: there is one prober, and it cannot be cloned.
     pub(crate) prober: AtomicWaker,
     /// Whether the last `HealthLayer` is gone, so that nothing new will be registered through one.
@@ -47,6 +49,7 @@ impl Shared {
         Self {
             config: Live::new(config),
             registry: Mutex::default(),
+            probes: Probes::default(),
             prober: AtomicWaker::new(),
             closed: AtomicBool::new(false),
         }

@@ -12,6 +12,7 @@ mod retry;
 #[cfg(test)]
 mod test_inner;
 mod timer;
+mod told;
 
 #[cfg(feature = "tower")]
 pub use as_policy::{TowerPolicy, Wait};
@@ -23,6 +24,7 @@ pub use config::{
 pub use deadline::{Deadline, DeadlineFuture, DeadlineLayer};
 pub use hedge::{Hedge, HedgeFuture, HedgeLayer};
 pub use retry::{Retry, RetryFuture, RetryLayer};
+pub use told::{GaveUp, HedgeCounts, RetryCounts};
 
 /// The policies, for conformance tests. No part of the public interface.
 #[doc(hidden)]

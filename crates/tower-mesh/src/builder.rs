@@ -11,7 +11,8 @@ use tower_mesh_health::{HealthConfig, HealthLayer, Prober};
 
 use crate::authorize::{Authorize, Authorizer};
 use crate::config::{Config, ConfigError, Draft, Overrides, ProbeSettings, ServiceConfig, path_of};
-use crate::lifecycle::Farewell;
+use crate::events::{Event, EventSink, Missed, Publisher};
+use crate::lifecycle::{Farewell, Lifecycle};
 use crate::mesh::Mesh;
 use crate::part::Part;
 use crate::probe;
@@ -33,6 +34,8 @@ pub struct MeshBuilder {
     follow: bool,
     authorizer: Option<Arc<dyn Authorize>>,
     farewells: Vec<Farewell>,
+    sinks: Vec<EventSink>,
+    measured: bool,
 }
 
 /// Where the services and their policies are told. Texts are not read before [`MeshBuilder::build`].
@@ -130,13 +133,45 @@ impl MeshBuilder {
         self
     }
 
+    /// Gives every event of the mesh to `sink`, on a task of its own that ends with the mesh: it holds up nobody, and if it is too slow it is told how much
+    /// it has missed. It must not block for long, as any task. Several may be given.
+    ///
+    /// ```
+    /// # use tower_mesh::{Event, Mesh, Missed};
+    /// let builder = Mesh::builder().event_sink(|event: Result<&Event, Missed>| match event {
+    ///     Ok(event) => println!("{}", serde_json::to_string(event).unwrap()),
+    ///     Err(missed) => println!("{missed}"),
+    /// });
+    /// ```
+    pub fn event_sink(mut self, sink: impl FnMut(Result<&Event, Missed>) + Send + 'static) -> Self {
+        self.sinks.push(Box::new(sink));
+        self
+    }
+
+    /// Measures whole calls: how long they take ([`ServiceStatus::latency`](crate::ServiceStatus::latency), and a histogram with the feature `metrics`) and how they end, by
+    /// operation. It costs each call two readings of the clock and counters that all threads share, so it is off by default: attempts are counted without it.
+    pub fn measure_calls(mut self) -> Self {
+        self.measured = true;
+        self
+    }
+
     /// The mesh, not yet started.
     ///
     /// # Errors
     /// When the configuration cannot be read, says something that cannot be, asks for a resolver or a probe that is not there, or when a probe is
     /// given that nobody asks for; every such mistake in one answer.
     pub fn build(self) -> Result<Mesh, ConfigError> {
-        let Self { config, overrides, resolvers, mut probes, follow, authorizer: own, farewells } = self;
+        let Self {
+            config,
+            overrides,
+            resolvers,
+            mut probes,
+            follow,
+            authorizer: own,
+            farewells,
+            sinks,
+            measured,
+        } = self;
         let followed = match &config {
             Given::Path(path) if follow => {
                 Some(Followed { path: path.clone(), overrides: overrides.clone() })
@@ -169,15 +204,28 @@ impl MeshBuilder {
         }));
         InvalidConfig::check(mistakes)?;
 
-        let authorizer = Authorizer { own, identity: config.identity };
+        let shared = Shared {
+            authorizer: Authorizer { own, identity: config.identity },
+            events: Publisher::default(),
+            measured,
+        };
         let parts = config.services.iter().map(|(name, service)| {
             let resolver = found.remove(name).expect("a service without a source is a mistake");
-            let part = part(name, service, &resolver, probes.remove(name.as_str()), &authorizer);
+            let part = part(name, service, &resolver, probes.remove(name.as_str()), &shared);
             (name.clone(), Arc::new(part))
         });
         let parts = parts.collect();
-        Ok(Mesh::new(parts, Reloads::new(sources, authorizer, config.start_timeout, followed), farewells))
+        let reloads = Reloads::new(sources, shared.clone(), config.start_timeout, followed);
+        Ok(Mesh::new(parts, reloads, Lifecycle::new(shared.events, sinks, farewells)))
     }
+}
+
+/// What all services of a mesh share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) authorizer: Authorizer,
+    pub(crate) events: Publisher,
+    pub(crate) measured: bool,
 }
 
 /// A service that was checked; `make` its probe, if it was given to the builder.
@@ -186,13 +234,13 @@ pub(crate) fn part(
     service: &ServiceConfig,
     resolver: &AnyResolver,
     make: Option<MakeHealth>,
-    authorizer: &Authorizer,
+    shared: &Shared,
 ) -> Part {
     let health = service.health.as_ref().map(|settings| match make {
         Some(make) => make(settings.config),
         None => probe::health(settings),
     });
-    Part::new(name.clone(), service, resolver, health, authorizer)
+    Part::new(name.clone(), service, resolver, health, shared)
 }
 
 /// What is wrong with how a service is probed; `given` if its probe was given to the builder.

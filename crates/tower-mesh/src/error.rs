@@ -98,6 +98,40 @@ impl ErrorKind {
             Self::Upstream
         }
     }
+
+    /// Every kind.
+    pub const ALL: [Self; 12] = [
+        Self::ServiceNotFound,
+        Self::WrongRequestType,
+        Self::PermissionDenied,
+        Self::ShuttingDown,
+        Self::NotStarted,
+        Self::NoEndpoints,
+        Self::CircuitOpen,
+        Self::Unhealthy,
+        Self::NotReady,
+        Self::DeadlineExceeded,
+        Self::AttemptTimedOut,
+        Self::Upstream,
+    ];
+
+    /// Its name in spans and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ServiceNotFound => "service-not-found",
+            Self::WrongRequestType => "wrong-request-type",
+            Self::PermissionDenied => "permission-denied",
+            Self::ShuttingDown => "shutting-down",
+            Self::NotStarted => "not-started",
+            Self::NoEndpoints => "no-endpoints",
+            Self::CircuitOpen => "circuit-open",
+            Self::Unhealthy => "unhealthy",
+            Self::NotReady => "not-ready",
+            Self::DeadlineExceeded => "deadline-exceeded",
+            Self::AttemptTimedOut => "attempt-timed-out",
+            Self::Upstream => "upstream",
+        }
+    }
 }
 
 impl fmt::Display for ErrorKind {
@@ -199,6 +233,28 @@ impl std::error::Error for Error {
 mod tests {
     use super::*;
     use tower_mesh_core::classify::{ByResult, judge};
+
+    #[test]
+    fn no_kind_shows_a_caller_what_the_source_says() {
+        let secret = "connect to postgres://user:secret@10.1.2.3:5432: refused";
+        for kind in ErrorKind::ALL {
+            // What these two say beside their kind is of our own making, and names types.
+            if matches!(kind, ErrorKind::ServiceNotFound | ErrorKind::WrongRequestType) {
+                continue;
+            }
+            let error = Error::new(kind, "database", Some(Operation::named("select"))).because(secret);
+            let said = error.to_string();
+            assert!(!said.contains("10.1.2.3") && !said.contains("secret"), "{said}");
+            assert!(said.contains("database") && said.contains("select"), "{said}");
+            let mut chain = Vec::new();
+            let mut next = std::error::Error::source(&error);
+            while let Some(error) = next {
+                chain.push(error.to_string());
+                next = error.source();
+            }
+            assert!(chain.iter().any(|link| link == secret), "the operator finds it: {chain:?}");
+        }
+    }
 
     #[test]
     fn a_refusal_inside_is_final_outside() {

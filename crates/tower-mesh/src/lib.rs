@@ -7,15 +7,23 @@ pub mod authorize;
 mod builder;
 mod builder_ext;
 mod call;
+mod components;
 mod error;
+mod events;
 mod lifecycle;
+mod measure;
 mod mesh;
+#[cfg(feature = "metrics")]
+mod metering;
+mod observer;
 mod part;
 mod probe;
+mod rates;
 mod readiness;
 mod reload;
 mod resolver;
 mod service;
+mod span;
 mod stack;
 mod status;
 mod under_way;
@@ -24,10 +32,14 @@ pub use answer::Answer;
 pub use builder::MeshBuilder;
 pub use builder_ext::ServiceBuilderExt;
 pub use call::MeshRequest;
+pub use components::{ComponentState, ComponentStatus};
 pub use config::Config;
 pub use error::{Error, ErrorKind};
+pub use events::{EndpointRef, Endpoints, Event, EventKind, Events, Missed, TriedAt};
 pub use lifecycle::{ShutdownReport, StartError};
+pub use measure::LatencyStatus;
 pub use mesh::Mesh;
+pub use rates::{Rate, Rates};
 pub use readiness::{Readiness, Requirement, ServiceState};
 pub use reload::Reloaded;
 #[cfg(feature = "http")]
@@ -36,7 +48,7 @@ pub use service::{Connected, MeshFuture, MeshService, ServiceHandle, Tower, With
 pub use stack::Stack;
 pub use status::{
     CircuitStatus, ConfigStatus, EndpointStatus, HealthStatus, MeshState, MeshStatus, OutlierStatus,
-    RetryStatus, ServiceStatus,
+    RetryStatus, ServiceStatus, TripStatus,
 };
 
 pub use tower_mesh_breaker as breaker;

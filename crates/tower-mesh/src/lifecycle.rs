@@ -1,10 +1,12 @@
 //! Starting and stopping: what runs, and in which order.
 
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, join, join_all, try_join_all};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -12,8 +14,11 @@ use tokio_util::task::TaskTracker;
 use tower_mesh_core::{BoxError, Operation, ServiceName};
 use tower_mesh_discovery::DiscoveryState;
 
+use crate::components::{ComponentState, ComponentStatus, Components};
 use crate::error::{Error, ErrorKind};
-use crate::mesh::Parts;
+use crate::events::{EventKind, EventSink, Events, Publisher, feed};
+use crate::mesh::{Parts, WeakMesh};
+use crate::observer::observe;
 use crate::part::{Component, Part};
 use crate::status::MeshState;
 
@@ -24,19 +29,35 @@ pub(crate) struct Lifecycle {
     stop: CancellationToken,
     changed: Notify,
     farewells: Mutex<Vec<Farewell>>,
+    events: Publisher,
+    /// Listening since the mesh was built; they go to `listening` when it starts.
+    sinks: Mutex<Vec<(Events, EventSink)>>,
+    listening: TaskTracker,
+    /// What looks at the mesh once a second.
+    watching: TaskTracker,
+    components: Components,
+    /// Gone once nobody has the mesh any more, or a service of it: then its work ends by itself.
+    alive: Arc<()>,
 }
 
 /// What is to be done before the mesh goes, such as to take oneself out of a registry.
 pub(crate) type Farewell = BoxFuture<'static, ()>;
 
 impl Lifecycle {
-    pub(crate) fn new(farewells: Vec<Farewell>) -> Self {
+    pub(crate) fn new(events: Publisher, sinks: Vec<EventSink>, farewells: Vec<Farewell>) -> Self {
+        let sinks = sinks.into_iter().map(|sink| (events.subscribe(), sink)).collect();
         Self {
             state: AtomicU8::new(MeshState::Built as u8),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             changed: Notify::new(),
             farewells: Mutex::new(farewells),
+            events,
+            sinks: Mutex::new(sinks),
+            listening: TaskTracker::new(),
+            watching: TaskTracker::new(),
+            components: Components::default(),
+            alive: Arc::default(),
         }
     }
 
@@ -54,14 +75,24 @@ impl Lifecycle {
         }
     }
 
-    fn no_sooner(&self, state: MeshState) {
-        self.state.fetch_max(state as u8, Ordering::AcqRel);
+    /// Whether this has changed it.
+    fn no_sooner(&self, state: MeshState) -> bool {
+        let before = self.state.fetch_max(state as u8, Ordering::AcqRel);
         self.changed.notify_waiters();
+        before < state as u8
     }
 
     #[inline]
     pub(crate) fn state(&self) -> MeshState {
         MeshState::from_u8(self.state.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn events(&self) -> &Publisher {
+        &self.events
+    }
+
+    pub(crate) fn components(&self) -> Vec<ComponentStatus> {
+        self.components.status()
     }
 
     fn go(&self, from: MeshState, to: MeshState) -> Result<(), MeshState> {
@@ -90,8 +121,24 @@ impl Lifecycle {
     fn run(&self, part: &Part, component: Component) {
         for work in part.take_work(component) {
             let (stop, leave) = (self.stop.clone(), part.stop.clone());
-            let work = async move { leave.run_until_cancelled(work.future).await };
-            self.tasks.spawn(async move { stop.run_until_cancelled(work).await });
+            let (events, name) = (self.events.clone(), part.name.clone());
+            let alive = Arc::downgrade(&self.alive);
+            let component = component.as_str();
+            self.components.is(&part.name, component, ComponentState::Running);
+            let components = self.components.clone();
+            self.events.tell(Some(&part.name), || EventKind::ComponentStarted { component });
+            self.tasks.spawn(async move {
+                let work = AssertUnwindSafe(work.future).catch_unwind();
+                if let Some(Some(ended)) = stop.run_until_cancelled(leave.run_until_cancelled(work)).await
+                    && alive.strong_count() > 0
+                {
+                    let error = if ended.is_ok() { "it ended" } else { "it panicked" };
+                    tracing::error!(service = name.as_str(), component, error, "component failed");
+                    components.is(&name, component, ComponentState::Failed);
+                    events
+                        .tell(Some(&name), || EventKind::ComponentFailed { component, error: error.into() });
+                }
+            });
         }
     }
 
@@ -112,8 +159,15 @@ impl Lifecycle {
         &self,
         parts: impl FnOnce() -> Arc<Parts>,
         timeout: Duration,
+        mesh: WeakMesh,
     ) -> Result<(), StartError> {
         self.go(MeshState::Built, MeshState::Starting).map_err(StartError::not_built)?;
+        let sinks = std::mem::take(&mut *self.sinks.lock().unwrap_or_else(PoisonError::into_inner));
+        for (events, sink) in sinks {
+            self.listening.spawn(feed(events, sink));
+        }
+        self.events.tell(None, || EventKind::Starting);
+        self.watching.spawn(observe(mesh, self.stop.clone()));
         // Only now: a service that is added later is started by who adds it.
         let parts = parts();
         for part in parts.values() {
@@ -123,7 +177,11 @@ impl Lifecycle {
         let required = parts.values().filter(|part| part.config().required);
         let resolved = try_join_all(required.map(|part| resolved(part, timeout)));
         if let Some(Err(error)) = self.stop.run_until_cancelled(resolved).await {
-            self.end().await;
+            self.events.tell(error.service(), || EventKind::ComponentFailed {
+                component: error.component,
+                error: error.source.as_ref().map(ToString::to_string).unwrap_or_default(),
+            });
+            self.end(0).await;
             return Err(error);
         }
         // Somebody may shut it down meanwhile: then it stays so, and no more is started.
@@ -132,7 +190,9 @@ impl Lifecycle {
                 self.run(part, Component::Health);
             }
         }
-        self.go(MeshState::Starting, MeshState::Running).map_err(StartError::not_built)
+        self.go(MeshState::Starting, MeshState::Running).map_err(StartError::not_built)?;
+        self.events.tell(None, || EventKind::Started);
+        Ok(())
     }
 
     /// Takes no more calls, waits for those under way for at most `grace`, then ends every task and waits for it.
@@ -140,7 +200,7 @@ impl Lifecycle {
         /// How often the calls under way are counted while draining.
         const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-        self.no_sooner(MeshState::Stopping);
+        self.take_no_more();
         let farewells = std::mem::take(&mut *self.farewells.lock().unwrap_or_else(PoisonError::into_inner));
         let drained = async {
             while under_way() > 0 {
@@ -153,16 +213,30 @@ impl Lifecycle {
         let cut_off = if drained.is_ok() { 0 } else { under_way() };
         let unsaid = said.iter().filter(|said| said.is_err()).count();
         let tasks = self.tasks.len();
-        self.end().await;
+        self.end(cut_off).await;
         ShutdownReport { cut_off, tasks, unsaid }
     }
 
-    async fn end(&self) {
-        self.no_sooner(MeshState::Stopping);
+    fn take_no_more(&self) {
+        if self.no_sooner(MeshState::Stopping) {
+            self.events.tell(None, || EventKind::ShuttingDown);
+        }
+    }
+
+    async fn end(&self, cut_off: u64) {
+        self.take_no_more();
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        self.no_sooner(MeshState::Stopped);
+        self.watching.close();
+        self.watching.wait().await;
+        self.components.all_stopped();
+        if self.no_sooner(MeshState::Stopped) {
+            self.events.tell(None, || EventKind::Stopped { cut_off });
+        }
+        // That was the last they hear.
+        self.listening.close();
+        self.listening.wait().await;
     }
 }
 
@@ -236,7 +310,7 @@ pub struct ShutdownReport {
     /// not dropped: their futures are their callers', and go on with the endpoints that were known last. If a service has calls of both
     /// kinds, at least the greater number of them.
     pub cut_off: u64,
-    /// Background tasks that were ended and waited for.
+    /// Background tasks of services that were ended and waited for.
     pub tasks: usize,
     /// What was to be done [at the shutdown](crate::MeshBuilder::at_shutdown) and was not done when the grace was over. It was dropped.
     pub unsaid: usize,

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio_util::sync::CancellationToken;
 use tower_mesh_breaker::Circuit;
 use tower_mesh_core::{BoxError, Operation, ServiceName};
 use tower_service::Service;
@@ -14,7 +15,8 @@ use crate::builder::MeshBuilder;
 use crate::call::{self, MeshRequest, Registry};
 use crate::config::{Config, ConfigError};
 use crate::error::{Error, ErrorKind};
-use crate::lifecycle::{Farewell, Lifecycle, ShutdownReport, StartError};
+use crate::events::{Events, Publisher};
+use crate::lifecycle::{Lifecycle, ShutdownReport, StartError};
 use crate::part::Part;
 use crate::readiness::Readiness;
 use crate::reload::{Reloaded, Reloads};
@@ -30,11 +32,33 @@ pub(crate) type Parts = BTreeMap<ServiceName, Arc<Part>>;
 pub struct Mesh(Arc<Inner>);
 
 pub(crate) struct Inner {
+    /// Goes first: what ends with the parts is then no failure.
+    lifecycle: Arc<Lifecycle>,
+    /// Ends what looks at it.
+    gone: CancellationToken,
     /// Replaced as a whole by a reload.
     parts: ArcSwap<Parts>,
     pub(crate) reloads: Reloads,
-    lifecycle: Arc<Lifecycle>,
     registry: Registry,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.gone.cancel();
+    }
+}
+
+/// A mesh that may be gone.
+pub(crate) struct WeakMesh {
+    inner: Weak<Inner>,
+    /// Cancelled with it.
+    pub(crate) gone: CancellationToken,
+}
+
+impl WeakMesh {
+    pub(crate) fn upgrade(&self) -> Option<Mesh> {
+        self.inner.upgrade().map(Mesh)
+    }
 }
 
 impl Mesh {
@@ -43,9 +67,10 @@ impl Mesh {
         MeshBuilder::default()
     }
 
-    pub(crate) fn new(parts: Parts, reloads: Reloads, farewells: Vec<Farewell>) -> Self {
-        let (lifecycle, registry) = (Arc::new(Lifecycle::new(farewells)), Registry::default());
-        Self(Arc::new(Inner { parts: ArcSwap::from_pointee(parts), reloads, lifecycle, registry }))
+    pub(crate) fn new(parts: Parts, reloads: Reloads, lifecycle: Lifecycle) -> Self {
+        let (lifecycle, parts) = (Arc::new(lifecycle), ArcSwap::from_pointee(parts));
+        let (registry, gone) = (Registry::default(), CancellationToken::new());
+        Self(Arc::new(Inner { lifecycle, gone, parts, reloads, registry }))
     }
 
     fn part(&self, name: &str) -> Option<Arc<Part>> {
@@ -117,7 +142,8 @@ impl Mesh {
     /// has been started or shut down before.
     pub async fn start(&self) -> Result<(), StartError> {
         let inner = &*self.0;
-        inner.lifecycle.start(|| inner.parts.load_full(), inner.reloads.start_timeout()).await?;
+        let mesh = WeakMesh { inner: Arc::downgrade(&self.0), gone: inner.gone.clone() };
+        inner.lifecycle.start(|| inner.parts.load_full(), inner.reloads.start_timeout(), mesh).await?;
         #[cfg(feature = "file")]
         if let Some(followed) = inner.reloads.followed() {
             inner.lifecycle.spawn(crate::reload::follow(Arc::downgrade(&self.0), followed.clone()));
@@ -178,6 +204,14 @@ impl Mesh {
         self.0.parts.load().values().flat_map(of).collect()
     }
 
+    pub(crate) fn parts(&self) -> Arc<Parts> {
+        self.0.parts.load_full()
+    }
+
+    pub(crate) fn publisher(&self) -> &Publisher {
+        self.0.lifecycle.events()
+    }
+
     /// How far it is.
     pub fn state(&self) -> MeshState {
         self.0.lifecycle.state()
@@ -197,13 +231,19 @@ impl Mesh {
         Readiness::of(&self.status_of(&parts), wanted)
     }
 
+    /// What happens in the mesh from now on. Any number may listen; none holds up another, or a call.
+    pub fn events(&self) -> Events {
+        self.0.lifecycle.events().subscribe()
+    }
+
     /// A snapshot of everything. Taking it changes nothing and holds up no call.
     pub fn status(&self) -> MeshStatus {
         self.status_of(&self.0.parts.load_full())
     }
 
     fn status_of(&self, parts: &Parts) -> MeshStatus {
-        MeshStatus::take(self.state(), self.0.reloads.status(), parts.values())
+        let (config, components) = (self.0.reloads.status(), self.0.lifecycle.components());
+        MeshStatus::take(self.state(), config, components, parts.values())
     }
 }
 

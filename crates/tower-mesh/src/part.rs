@@ -17,10 +17,13 @@ use tower_mesh_discovery::{DiscoveryLayer, FixedList};
 use tower_mesh_health::HealthLayer;
 use tower_mesh_retry::{DeadlineLayer, HedgeLayer, RetryBudget, RetryLayer};
 
-use crate::authorize::{Authorization, Authorizer};
-use crate::builder::AnyHealth;
+use crate::authorize::Authorization;
+use crate::builder::{AnyHealth, Shared};
 use crate::config::{ServiceConfig, SourceConfig};
 use crate::error::{Error, ErrorKind};
+use crate::events::{EventKind, of_discovery, of_outlier};
+use crate::measure::Calls;
+use crate::observer::Seen;
 use crate::resolver::AnyResolver;
 use crate::under_way::UnderWay;
 
@@ -42,6 +45,10 @@ pub(crate) struct Part {
     pub(crate) calls: UnderWay,
     /// Calls by name whose answer is awaited, through the layers or not.
     pub(crate) named_calls: UnderWay,
+    /// What looking at it has told.
+    pub(crate) seen: Seen,
+    /// Whole calls, if that was asked for.
+    pub(crate) measured: Option<Calls>,
     work: Mutex<Vec<Work>>,
     /// Ends its background work, when the service is taken out of the mesh.
     pub(crate) stop: CancellationToken,
@@ -84,9 +91,9 @@ impl Part {
         config: &ServiceConfig,
         resolver: &AnyResolver,
         health: Option<AnyHealth>,
-        authorizer: &Authorizer,
+        shared: &Shared,
     ) -> Self {
-        let authorization = authorizer.of(config.allow.clone());
+        let (events, authorization) = (&shared.events, shared.authorizer.of(config.allow.clone()));
         let (discovery, driver) = DiscoveryLayer::with_config(resolver, name.clone(), config.discovery);
         let driver = match config.rest_after {
             Some(_) => driver.resting(resolver.clone(), config.rest_after),
@@ -97,13 +104,22 @@ impl Part {
             None => discovery,
         };
         let mut work = vec![Work { component: Component::Discovery, future: Box::pin(driver) }];
+        let tell = (events.clone(), name.clone());
+        discovery.on_event(move |event| tell.0.tell(Some(&tell.1), || of_discovery(event)));
         let health = health.map(|(layer, prober)| {
+            let tell = (events.clone(), name.clone());
+            let prober =
+                prober.on_transition(move |change| tell.0.tell(Some(&tell.1), || EventKind::from(change)));
             work.push(Work { component: Component::Health, future: Box::pin(prober) });
             layer
         });
         let breaker = BreakerLayer::named(name.as_str(), config.breaker, ByResult);
+        let tell = (events.clone(), name.clone());
+        breaker.on_transition(move |event| tell.0.tell(Some(&tell.1), || EventKind::from(event)));
         let outliers = config.outlier.map(|config| {
             let (outliers, driver) = Outliers::new(config);
+            let tell = (events.clone(), name.clone());
+            outliers.on_event(move |event| tell.0.tell(Some(&tell.1), || of_outlier(event)));
             work.push(Work { component: Component::Outlier, future: Box::pin(driver) });
             outliers
         });
@@ -112,6 +128,9 @@ impl Part {
             None => breaker,
         };
         let budget = RetryBudget::new(config.budget);
+        let retry = RetryLayer::new(config.retry, ByResult).budget(budget.clone());
+        let tell = (events.clone(), name.clone());
+        retry.on_give_up(move |call| tell.0.tell(Some(&tell.1), || EventKind::from(call)));
         Self {
             name,
             config: Mutex::new(config.clone()),
@@ -119,12 +138,14 @@ impl Part {
             discovery,
             breaker,
             outliers,
-            hedge: HedgeLayer::new(config.hedge, ByResult).budget(budget.clone()).counted_outside(),
-            retry: RetryLayer::new(config.retry, ByResult).budget(budget),
+            hedge: HedgeLayer::new(config.hedge, ByResult).budget(budget).counted_outside(),
+            retry,
             deadline: DeadlineLayer::new(config.deadline),
             health,
             calls: UnderWay::default(),
             named_calls: UnderWay::default(),
+            seen: Seen::default(),
+            measured: shared.measured.then(Calls::default),
             work: Mutex::new(work),
             stop: CancellationToken::new(),
             gone: AtomicBool::new(false),

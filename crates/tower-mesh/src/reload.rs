@@ -10,8 +10,7 @@ use arc_swap::ArcSwap;
 use tower_mesh_core::ServiceName;
 use tower_mesh_core::error::{InvalidConfig, Mistake};
 
-use crate::authorize::Authorizer;
-use crate::builder;
+use crate::builder::{self, Shared};
 use crate::config::{Config, ConfigError, Draft, Overrides, ServiceConfig, path_of};
 use crate::mesh::Parts;
 use crate::part::Part;
@@ -51,7 +50,7 @@ impl Reloaded {
 /// What a mesh keeps for its reloads.
 pub(crate) struct Reloads {
     sources: Mutex<Sources>,
-    authorizer: Authorizer,
+    shared: Shared,
     start_timeout: Duration,
     followed: Option<Followed>,
     /// One at a time, and no lock that is held while others' code runs.
@@ -83,13 +82,13 @@ impl Drop for Busy<'_> {
 impl Reloads {
     pub(crate) fn new(
         sources: Sources,
-        authorizer: Authorizer,
+        shared: Shared,
         start_timeout: Duration,
         followed: Option<Followed>,
     ) -> Self {
         Self {
             sources: Mutex::new(sources),
-            authorizer,
+            shared,
             start_timeout,
             followed,
             busy: AtomicBool::new(false),
@@ -153,7 +152,7 @@ impl Reloads {
 
     fn checked(&self, config: Config, parts: &Parts) -> Result<Plan, ConfigError> {
         let Draft { config, mut mistakes } = Draft::of_code(config);
-        if config.identity != self.authorizer.identity {
+        if config.identity != self.shared.authorizer.identity {
             let found = config.identity.map_or("none", |identity| identity.as_str());
             let allowed = "what it was started with: this takes a restart";
             mistakes.push(Mistake::new("identity", found, allowed));
@@ -192,7 +191,7 @@ impl Reloads {
         let health = builder::health_mistake(service, false);
         match source {
             Ok(Some(resolver)) if health.is_none() => {
-                Ok(builder::part(name, service, &resolver, None, &self.authorizer))
+                Ok(builder::part(name, service, &resolver, None, &self.shared))
             }
             Ok(_) => Err(Vec::from_iter(health)),
             Err(mistake) => Err([mistake].into_iter().chain(health).collect()),

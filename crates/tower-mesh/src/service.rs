@@ -11,7 +11,7 @@ use tower_mesh_breaker::{Breaker, BreakerLayer};
 use tower_mesh_core::classify::ByResult;
 use tower_mesh_core::replay::NotIdempotent;
 use tower_mesh_core::{
-    Bind, BoxError, CallContext, CallOptions, EndpointHandle, Operation, ServiceName, Sharded,
+    Bind, BoxError, CallContext, CallOptions, EndpointHandle, Operation, ServiceName, Sharded, Tick,
 };
 use tower_mesh_discovery::{Balance, NoLayers, PerEndpoint};
 use tower_mesh_health::HealthLayer;
@@ -20,9 +20,11 @@ use tower_service::Service;
 
 pub use tower_mesh_discovery::With;
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::lifecycle::Lifecycle;
+use crate::measure::Ended;
 use crate::part::Part;
+use crate::span::CallSpan;
 use crate::under_way::Counted;
 
 /// A service of the mesh, to be joined with the client that reaches it.
@@ -93,7 +95,7 @@ impl<P, C, R> ServiceHandle<P, C, R> {
         let retry = part.retry.clone().classify(classifier).replay(replay);
         let inner = part.deadline.layer(retry.layer(hedge.layer(discovery.layer(client))));
         let gate = Gate { part, lifecycle };
-        MeshService { inner, gate: Sharded::new(gate), operation: None }
+        MeshService { inner, gate: Sharded::new(gate), operation: None, in_span: false }
     }
 
     /// The service where there is no client to begin with: `connect` makes each endpoint's service, lazily connected.
@@ -204,12 +206,15 @@ pub struct MeshService<S> {
     inner: S,
     gate: Sharded<Gate>,
     operation: Option<Operation>,
+    /// A call is being made, and has its span.
+    in_span: bool,
 }
 
 /// What every call asks first.
 struct Gate {
-    part: Arc<Part>,
+    /// Goes first: what ends with the part is then no failure.
     lifecycle: Arc<Lifecycle>,
+    part: Arc<Part>,
 }
 
 impl<S> MeshService<S> {
@@ -245,10 +250,14 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
+        if CallSpan::is_wanted() && !self.in_span {
+            return call_in_span(self, request);
+        }
         // The clone counts on the thread that calls now, and stays; the call takes what was here.
         let clone = self.gate.clone();
         let gate = std::mem::replace(&mut self.gate, clone);
         let operation = self.operation.or_else(|| CallContext::with(|call| call.operation()).flatten());
+        let began = gate.part.measured.as_ref().map(|_| clock());
         let state = match gate.lifecycle.admit(&gate.part, operation) {
             Err(error) => State::Refused { error: Some(error) },
             Ok(()) => {
@@ -265,8 +274,34 @@ where
                 State::Calling { future }
             }
         };
-        MeshFuture { state, gate, operation, counted: None }
+        MeshFuture { state, gate, operation, counted: None, span: CallSpan::none(), began }
     }
+}
+
+/// Makes the call inside a span. It calls the service once more, which has the one place where the layers are called: with a second one they would not be inlined
+/// there, and with a span to be dropped on the way their future would be moved once more.
+#[cold]
+#[inline(never)]
+fn call_in_span<S, Req>(service: &mut MeshService<S>, request: Req) -> MeshFuture<S::Future>
+where
+    S: Service<Req, Error = BoxError>,
+{
+    /// Whatever happens, the next call has a span of its own.
+    struct Inside<'a, S>(&'a mut MeshService<S>);
+    impl<S> Drop for Inside<'_, S> {
+        fn drop(&mut self) {
+            self.0.in_span = false;
+        }
+    }
+    let operation = service.operation.or_else(|| CallContext::with(|call| call.operation()).flatten());
+    let span = CallSpan::new(&service.gate.part.name, operation);
+    service.in_span = true;
+    let inside = Inside(service);
+    span.enter();
+    let mut future = inside.0.call(request);
+    span.leave();
+    future.span = span;
+    future
 }
 
 impl<S> fmt::Debug for MeshService<S> {
@@ -286,10 +321,16 @@ pin_project_lite::pin_project! {
         gate: Sharded<Gate>,
         operation: Option<Operation>,
         counted: Option<Counted>,
+        span: CallSpan,
+        // If calls are measured, until it has ended.
+        began: Option<Tick>,
     }
     impl<F> PinnedDrop for MeshFuture<F> {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
+            if let Some(began) = this.began.take() {
+                measure(this.gate, *this.operation, began, Ended::Abandoned);
+            }
             if let Some(counted) = this.counted.take() {
                 this.gate.part.calls.end(counted);
             }
@@ -316,24 +357,44 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let calls = &this.gate.part.calls;
-        match this.state.project() {
+        let result = match this.state.project() {
             StateProj::Calling { future } => {
-                let Poll::Ready(result) = future.poll(cx) else {
+                this.span.enter();
+                let polled = future.poll(cx);
+                this.span.leave();
+                let Poll::Ready(result) = polled else {
                     this.counted.get_or_insert_with(|| calls.begin());
                     return Poll::Pending;
                 };
                 if let Some(counted) = this.counted.take() {
                     calls.end(counted);
                 }
-                Poll::Ready(
-                    result.map_err(|error| Error::of_call(error, &this.gate.part.name, *this.operation)),
-                )
+                result.map_err(|error| Error::of_call(error, &this.gate.part.name, *this.operation))
             }
             StateProj::Refused { error } => {
-                Poll::Ready(Err(error.take().expect("a future is not polled after it is ready")))
+                Err(error.take().expect("a future is not polled after it is ready"))
             }
+        };
+        if let Some(began) = this.began.take() {
+            let ended = result.as_ref().map_or_else(|error| Ended::Badly(error.kind()), |_| Ended::Well);
+            measure(this.gate, *this.operation, began, ended);
         }
+        this.span.ended(|| result.as_ref().map_or_else(|error| error.kind().as_str(), |_| "ok"));
+        Poll::Ready(result)
     }
+}
+
+#[cold]
+#[inline(never)]
+fn measure(gate: &Gate, operation: Option<Operation>, began: Tick, ended: Ended) {
+    if let Some(calls) = &gate.part.measured {
+        let refused = matches!(ended, Ended::Badly(ErrorKind::NotStarted | ErrorKind::ShuttingDown));
+        calls.ended(operation, ended, (!refused).then(|| clock().since(began)));
+    }
+}
+
+fn clock() -> Tick {
+    Tick::of(tokio::time::Instant::now().into_std())
 }
 
 impl<F> fmt::Debug for MeshFuture<F> {

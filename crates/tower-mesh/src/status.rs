@@ -12,7 +12,10 @@ use tower_mesh_core::{EndpointHandle, EndpointId, Tick};
 use tower_mesh_health::EndpointHealth;
 use tower_mesh_health::policy::{HealthState, merge, reasons};
 
+use crate::components::ComponentStatus;
+use crate::measure::{Calls, LatencyStatus};
 use crate::part::Part;
+use crate::rates::Rates;
 use crate::readiness::{self, ServiceState};
 
 /// How far a mesh is.
@@ -54,10 +57,14 @@ impl fmt::Display for MeshState {
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct MeshStatus {
+    /// The version of this form: it grows when a field goes or means something else; new fields come without.
+    pub schema: u32,
     /// How far it is.
     pub state: MeshState,
     /// Its configuration.
     pub config: ConfigStatus,
+    /// The background work of its services, from when it was started.
+    pub components: Vec<ComponentStatus>,
     /// Its services, by name.
     pub services: Vec<ServiceStatus>,
 }
@@ -90,6 +97,8 @@ pub struct ServiceStatus {
     pub discovery: String,
     /// Milliseconds since its source last answered.
     pub discovery_age_ms: Option<u64>,
+    /// How often its source has failed.
+    pub discovery_errors: u64,
     /// What its source last failed with.
     pub discovery_error: Option<String>,
     /// Calls that were refused because their caller may not make them.
@@ -100,6 +109,10 @@ pub struct ServiceStatus {
     pub endpoints: Vec<EndpointStatus>,
     /// Its retries.
     pub retry: RetryStatus,
+    /// How many attempts it made lately, and how many failed.
+    pub rates: Rates,
+    /// How long its calls take; none unless [calls are measured](crate::MeshBuilder::measure_calls), or without any.
+    pub latency: Option<LatencyStatus>,
 }
 
 /// The retries of a service.
@@ -132,6 +145,12 @@ pub struct EndpointStatus {
     pub state: String,
     /// All that is known, in words: its probes, and what speaks against it.
     pub why: Vec<String>,
+    /// Its share of traffic relative to its peers, as last announced.
+    pub weight: u32,
+    /// Its failover level.
+    pub priority: u32,
+    /// Where it stands, if that was announced.
+    pub locality: Option<String>,
     /// Whether ordinary calls go to it.
     pub available: bool,
     /// Why not, and what else is known: the names of [`Reason`](tower_mesh_core::Reason)s.
@@ -162,6 +181,18 @@ pub struct EndpointStatus {
 pub struct CircuitStatus {
     /// `closed`, `open`, `half-open`, `forced-open`, `disabled` or `metrics-only`.
     pub state: String,
+    /// How often it has changed its state.
+    pub generation: u64,
+    /// What its window holds; of a half-open circuit its trial calls; of an open one what made it open.
+    pub total: u64,
+    /// Those of them that failed.
+    pub failed: u64,
+    /// Those of them that were slow.
+    pub slow: u64,
+    /// What opens it.
+    pub trips: TripStatus,
+    /// The share of slow calls in percent; none while there are too few to tell.
+    pub slow_call_rate: Option<f64>,
     /// The share of failed calls in percent; none while there are too few to tell.
     pub failure_rate: Option<f64>,
     /// Failures in a row.
@@ -170,6 +201,24 @@ pub struct CircuitStatus {
     pub refused: u64,
     /// Milliseconds until a trial call is wanted, if it is open and a time is set.
     pub next_trial_ms: Option<u64>,
+}
+
+/// What opens a circuit, as configured.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[non_exhaustive]
+pub struct TripStatus {
+    /// So many failures in a row; 0: no row does.
+    pub consecutive_failures: u32,
+    /// This share of failed calls, in percent.
+    pub failure_rate: f64,
+    /// This share of slow calls, in percent.
+    pub slow_call_rate: f64,
+    /// A call is slow from so many milliseconds on; none: none is.
+    pub slow_call_ms: Option<u64>,
+    /// With fewer calls no share is looked at.
+    pub min_calls: u32,
+    /// Trial calls that decide whether a half-open circuit closes: [`CircuitStatus::total`] of them are back.
+    pub half_open_permits: u32,
 }
 
 /// An endpoint among its peers at one moment.
@@ -190,16 +239,36 @@ pub struct HealthStatus {
     pub state: String,
     /// The latest probe in words.
     pub last: Option<String>,
+    /// Milliseconds since the state is what it is.
+    pub since_ms: u64,
+    /// Milliseconds since the latest probe ended.
+    pub last_ms: Option<u64>,
+    /// How long it took, in milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// Probes that passed since the last that failed.
+    pub passes: u32,
+    /// Probes that failed since the last that passed.
+    pub failures: u32,
 }
 
 impl MeshStatus {
+    /// The [`schema`](Self::schema) that this version makes.
+    pub const SCHEMA: u32 = 1;
+
     pub(crate) fn take<'a>(
         state: MeshState,
         config: ConfigStatus,
+        components: Vec<ComponentStatus>,
         parts: impl Iterator<Item = &'a Arc<Part>>,
     ) -> Self {
         let now = Tick::of(tokio::time::Instant::now().into_std());
-        Self { state, config, services: parts.map(|part| service(part, now)).collect() }
+        Self {
+            schema: Self::SCHEMA,
+            state,
+            config,
+            components,
+            services: parts.map(|part| service(part, now)).collect(),
+        }
     }
 }
 
@@ -232,10 +301,13 @@ fn service(part: &Part, now: Tick) -> ServiceStatus {
         why,
         discovery: kebab(&discovery.state),
         discovery_age_ms: discovery.updated_at.map(|at| millis(now.since(at))),
+        discovery_errors: discovery.errors,
         discovery_error: discovery.last_error.map(|error| error.to_string()),
         not_allowed: part.authorization.refused(),
         absent: discovery.absent,
         endpoints,
+        rates: part.seen.rates(),
+        latency: part.measured.as_ref().and_then(Calls::latency),
         retry: RetryStatus {
             balance: budget.balance,
             in_flight: budget.in_flight,
@@ -254,7 +326,7 @@ fn endpoint_status(
     decay: Decay,
     now: Tick,
 ) -> EndpointStatus {
-    let counts = handle.counts();
+    let (counts, told) = (handle.counts(), handle.endpoint());
     let availability = handle.availability();
     let (state, why) = match health {
         Some(health) => (health.verdict(), health.reasons(now)),
@@ -265,15 +337,31 @@ fn endpoint_status(
     };
     EndpointStatus {
         id: handle.id().to_string(),
-        address: handle.endpoint().address().to_owned(),
+        address: told.address().to_owned(),
+        weight: told.weight().get(),
+        priority: told.priority(),
+        locality: told.locality().map(ToString::to_string),
         state: state.to_string(),
         why,
         available: handle.is_pickable(now),
         reasons: availability.reasons().map(|reason| reason.as_str()).collect(),
         circuit: circuit.map(|circuit| {
-            let snapshot = circuit.snapshot(now);
+            let (snapshot, config) = (circuit.snapshot(now), circuit.config());
             CircuitStatus {
                 state: kebab(&snapshot.state),
+                generation: snapshot.generation,
+                total: snapshot.counts.total,
+                failed: snapshot.counts.failed,
+                slow: snapshot.counts.slow,
+                trips: TripStatus {
+                    consecutive_failures: config.consecutive_failures(),
+                    failure_rate: config.failure_threshold().as_f64() * 100.0,
+                    slow_call_rate: config.slow_call_threshold().as_f64() * 100.0,
+                    slow_call_ms: config.slow_call_duration().map(millis),
+                    min_calls: config.min_calls(),
+                    half_open_permits: config.half_open_permits(),
+                },
+                slow_call_rate: snapshot.slow_call_rate(),
                 failure_rate: snapshot.failure_rate(),
                 consecutive_failures: snapshot.consecutive_failures,
                 refused: snapshot.refused,
@@ -281,7 +369,15 @@ fn endpoint_status(
             }
         }),
         outlier: None,
-        health: health.map(|health| HealthStatus { state: kebab(&health.state()), last: health.last() }),
+        health: health.map(|health| HealthStatus {
+            state: kebab(&health.state()),
+            last: health.last(),
+            since_ms: millis(now.since(health.since())),
+            last_ms: health.last_checked().map(|at| millis(now.since(at))),
+            rtt_ms: health.last_rtt().map(|rtt| rtt.as_secs_f64() * 1000.0),
+            passes: health.consecutive_passes(),
+            failures: health.consecutive_failures(),
+        }),
         in_flight: counts.in_flight(),
         started: counts.started,
         succeeded: counts.succeeded,
@@ -292,7 +388,7 @@ fn endpoint_status(
 }
 
 /// The name of a state as status shows it: `HalfOpen` is `half-open`.
-fn kebab(state: &impl fmt::Debug) -> String {
+pub(crate) fn kebab(state: &impl fmt::Debug) -> String {
     let mut text = String::new();
     for (i, c) in format!("{state:?}").chars().enumerate() {
         if c.is_ascii_uppercase() && i > 0 {

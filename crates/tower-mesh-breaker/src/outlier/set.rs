@@ -8,14 +8,13 @@ use std::task::Waker;
 
 use tower_mesh_core::backoff::Chance;
 use tower_mesh_core::classify::ByResult;
-use tower_mesh_core::{EndpointHandle, EndpointId, Live, Reason, Tick};
+use tower_mesh_core::{EndpointHandle, EndpointId, Listeners, Live, Reason, Tick};
 
 use super::config::OutlierConfig;
 use super::driver::OutlierDriver;
 use super::layer::OutlierLayer;
 use super::member::Member;
 use super::policy::{Change, Counts, Ejection, Host, Rule, decide, sweep};
-use crate::listeners::Listeners;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// A set of endpoints, each of which is judged by the others. Cheap to clone; clones are the same set.
@@ -255,7 +254,10 @@ impl Shared {
         drop(held);
         for event in events {
             event.trace();
-            self.listeners.tell(&event);
+            let panicked = self.listeners.tell(&event);
+            if panicked > 0 {
+                tracing::error!(panicked, "listeners for outliers panicked");
+            }
         }
     }
 

@@ -17,6 +17,7 @@ use crate::policy::decision::StopReason;
 use crate::policy::hedge::{Ended, HedgePolicy};
 use crate::policy::latency::STRIPES;
 use crate::timer::{Timer, clock};
+use crate::told::HedgeTold;
 
 pin_project! {
     /// A call that may be asked of several endpoints at a time.
@@ -132,6 +133,7 @@ where
         match self.parts.budget.try_withdraw(now) {
             Ok(permit) => Some((permit, request)),
             Err(denied) => {
+                HedgeTold::count(&self.parts.told.denied);
                 tracing::debug!(reason = %StopReason::from(denied), "not hedging");
                 None
             }
@@ -151,6 +153,7 @@ where
         let parts = &*self.parts;
         let context = self.scope.with(|call| call.beside()).unwrap_or_default();
         context.start(|| now);
+        HedgeTold::count(&parts.told.sent);
         tracing::debug!(after = ?now.since(self.began), out = self.out.len(), "hedging");
         let ready_by = now + parts.config.snapshot().ready_timeout();
         let attempt = Attempt::new(context, parts.template.clone(), request, ready_by, permit);
@@ -360,6 +363,9 @@ where
         match which {
             Which::First => {}
             Which::Hedge(index) => {
+                if !failed {
+                    HedgeTold::count(&hedging.parts.told.won);
+                }
                 // It has ended; what is left of it goes without a reason.
                 hedging.out.remove(index).as_mut().end(DropReason::CallerGone);
                 hedging.scope.drop_for(DropReason::HedgeLost, Clear(&mut self.first));

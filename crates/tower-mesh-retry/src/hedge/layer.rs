@@ -8,6 +8,7 @@ use super::service::{Hedge, Parts};
 use crate::budget::RetryBudget;
 use crate::config::{BudgetConfig, HedgeConfig};
 use crate::policy::latency::Latencies;
+use crate::told::{HedgeCounts, HedgeTold};
 
 /// Asks another endpoint when the first has not answered after a while, and takes the first good answer.
 ///
@@ -37,6 +38,7 @@ pub struct HedgeLayer<C, R = C> {
     classifier: C,
     replay: R,
     latencies: Arc<Latencies>,
+    told: Arc<HedgeTold>,
 }
 
 impl<C: Clone> HedgeLayer<C> {
@@ -50,6 +52,7 @@ impl<C: Clone> HedgeLayer<C> {
             replay: classifier.clone(),
             classifier,
             latencies: Arc::new(Latencies::new()),
+            told: Arc::default(),
         }
     }
 }
@@ -57,14 +60,14 @@ impl<C: Clone> HedgeLayer<C> {
 impl<C, R> HedgeLayer<C, R> {
     /// The same configuration, budget and measured latencies, with another judgement on what is a failure.
     pub fn classify<C2>(self, classifier: C2) -> HedgeLayer<C2, R> {
-        let Self { config, budget, counted_outside, replay, latencies, .. } = self;
-        HedgeLayer { config, budget, counted_outside, classifier, replay, latencies }
+        let Self { config, budget, counted_outside, replay, latencies, told, .. } = self;
+        HedgeLayer { config, budget, counted_outside, classifier, replay, latencies, told }
     }
 
     /// Asks `replay` which requests can be sent twice.
     pub fn replay<R2>(self, replay: R2) -> HedgeLayer<C, R2> {
-        let Self { config, budget, counted_outside, classifier, latencies, .. } = self;
-        HedgeLayer { config, budget, counted_outside, classifier, replay, latencies }
+        let Self { config, budget, counted_outside, classifier, latencies, told, .. } = self;
+        HedgeLayer { config, budget, counted_outside, classifier, replay, latencies, told }
     }
 
     /// Shares `budget` with whoever else has it.
@@ -88,6 +91,11 @@ impl<C, R> HedgeLayer<C, R> {
     pub fn get_budget(&self) -> &RetryBudget {
         &self.budget
     }
+
+    /// How often the services made by this layer hedged since the start.
+    pub fn counts(&self) -> HedgeCounts {
+        self.told.counts()
+    }
 }
 
 impl<S: Clone, C: Clone, R: Clone> Layer<S> for HedgeLayer<C, R> {
@@ -102,6 +110,7 @@ impl<S: Clone, C: Clone, R: Clone> Layer<S> for HedgeLayer<C, R> {
             classifier: self.classifier.clone(),
             replay: self.replay.clone(),
             latencies: self.latencies.clone(),
+            told: self.told.clone(),
         };
         Hedge::new(inner, self.config.reader(), Sharded::new(parts))
     }

@@ -12,6 +12,7 @@ use crate::config::HedgeConfig;
 use crate::policy::hedge::HedgePolicy;
 use crate::policy::latency::Latencies;
 use crate::timer::clock;
+use crate::told::HedgeTold;
 
 /// Made by [`HedgeLayer`](crate::HedgeLayer).
 ///
@@ -33,6 +34,7 @@ pub(super) struct Parts<S, C, R> {
     pub(super) classifier: C,
     pub(super) replay: R,
     pub(super) latencies: Arc<Latencies>,
+    pub(super) told: Arc<HedgeTold>,
 }
 
 impl<S, C, R> Hedge<S, C, R> {

@@ -75,6 +75,36 @@ pub enum StopReason {
     Throttled,
 }
 
+impl StopReason {
+    /// Every reason, in the order of their declaration.
+    pub const ALL: [Self; 9] = [
+        Self::Deadline,
+        Self::Attempts,
+        Self::AttemptsForReason,
+        Self::NotReplayable,
+        Self::NotRetryable,
+        Self::NotIdempotent,
+        Self::Pushback,
+        Self::Budget,
+        Self::Throttled,
+    ];
+
+    /// Its name in events and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Deadline => "deadline",
+            Self::Attempts => "attempts",
+            Self::AttemptsForReason => "attempts-for-reason",
+            Self::NotReplayable => "not-replayable",
+            Self::NotRetryable => "not-retryable",
+            Self::NotIdempotent => "not-idempotent",
+            Self::Pushback => "pushback",
+            Self::Budget => "budget",
+            Self::Throttled => "throttled",
+        }
+    }
+}
+
 impl From<Denied> for StopReason {
     fn from(denied: Denied) -> Self {
         match denied {

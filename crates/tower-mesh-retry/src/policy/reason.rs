@@ -21,8 +21,9 @@ pub enum FailureReason {
 }
 
 impl FailureReason {
-    /// How many there are.
-    pub(crate) const COUNT: usize = 5;
+    /// Every reason, in the order of their declaration.
+    pub const ALL: [Self; 5] = [Self::Local, Self::Remote, Self::Overload, Self::Refused, Self::Ignored];
+    pub(crate) const COUNT: usize = Self::ALL.len();
 
     /// That of an attempt which came to `outcome`.
     pub const fn of(outcome: Outcome) -> Self {

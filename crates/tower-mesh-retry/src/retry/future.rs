@@ -1,5 +1,6 @@
 use std::fmt;
 use std::future::Future;
+use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -11,13 +12,15 @@ use tower_mesh_core::{
     BoxError, CallContext, CallScope, Classify, DropReason, EndpointHandle, Replay, Sharded, Tick, Tried,
 };
 use tower_service::Service;
+use tracing::Span;
 
 use super::service::Parts;
-use crate::budget::{ActiveCall, RetryBudget, RetryPermit};
+use crate::budget::{ActiveCall, RetryPermit};
 use crate::error::{Attempt, AttemptTimedOut, DeadlineExceeded, FailureReason, NotReady, RetriesExhausted};
 use crate::policy::decision::{Decision, Failed, RetryPolicy, StopReason};
 use crate::policy::limit::Limit;
 use crate::timer::{Timer, clock};
+use crate::told::{GaveUp, field};
 
 pin_project! {
     /// A call that may be sent more than once.
@@ -32,7 +35,8 @@ pin_project! {
         timer: Timer,
         scope: CallScope,
         deadline: Option<Tick>,
-        attempt_timeout: Option<Duration>,
+        // In nanoseconds: half the room of a duration, in a future that is moved several times.
+        attempt_timeout: Option<NonZeroU64>,
         // When the attempt under way began, the wait for readiness included.
         began: Tick,
         // None if there is no other copy of the request, and nobody who counts failures.
@@ -117,7 +121,7 @@ where
             timer: Timer::default(),
             scope,
             deadline,
-            attempt_timeout,
+            attempt_timeout: attempt_timeout.map(nanos),
             began,
             again,
             retrying: None,
@@ -159,14 +163,19 @@ where
                 StateProj::Calling { attempt } => {
                     let result = match self.scope.run(|| attempt.poll(cx)) {
                         Poll::Ready(result) => result.map_err(Into::into),
-                        Poll::Pending => match ready!(self.poll_limit(*self.attempt_timeout, cx)) {
-                            Limit::Call(_) => return Poll::Ready(Err(self.expire())),
-                            Limit::Attempt(_) => {
-                                let state = Clear(&mut self.state);
-                                self.scope.drop_for(DropReason::AttemptTimeout, state);
-                                Err(AttemptTimedOut::new(self.attempt_timeout.unwrap_or_default()).into())
+                        Poll::Pending => {
+                            match ready!(self.poll_limit(self.attempt_timeout.map(duration), cx)) {
+                                Limit::Call(_) => return Poll::Ready(Err(self.expire())),
+                                Limit::Attempt(_) => {
+                                    let state = Clear(&mut self.state);
+                                    self.scope.drop_for(DropReason::AttemptTimeout, state);
+                                    Err(AttemptTimedOut::new(
+                                        self.attempt_timeout.map(duration).unwrap_or_default(),
+                                    )
+                                    .into())
+                                }
                             }
-                        },
+                        }
                     };
                     if let Some(answer) = self.ended(result) {
                         return Poll::Ready(answer);
@@ -223,7 +232,7 @@ where
     fn patience(&self) -> Duration {
         let ready_timeout = self.retrying.as_ref().map(|retrying| retrying.policy.config().ready_timeout());
         let ready_timeout = ready_timeout.expect("a later attempt follows a failed one");
-        self.attempt_timeout.map_or(ready_timeout, |timeout| timeout.min(ready_timeout))
+        self.attempt_timeout.map_or(ready_timeout, |timeout| duration(timeout).min(ready_timeout))
     }
 
     /// Another attempt, beginning with the wait for readiness.
@@ -234,6 +243,8 @@ where
         if let Some(retrying) = self.retrying {
             retrying.tried_before = tried;
             retrying.policy.begin();
+            let number = retrying.policy.attempts();
+            self.scope.with(|call| call.set_attempt(number));
         }
         let expired = self.deadline.is_some_and(|deadline| deadline < *self.began);
         self.state.set(if expired { State::Expired } else { State::Readying { at_once: true } });
@@ -291,6 +302,7 @@ where
         let went = (tried != retrying.tried_before).then(|| tried.keys().last().copied()).flatten();
         let went = went.and_then(EndpointHandle::id_of);
         let reason = FailureReason::of(verdict.outcome);
+        Span::current().record(field::REASON, reason.as_str());
         retrying.history.push(Attempt { reason, after: retrying.waited, endpoint: went.clone() });
         // The next retry does not compete with this one.
         retrying.permit = None;
@@ -308,12 +320,12 @@ where
         });
         let after = match decision {
             Decision::Retry { after } => after,
-            Decision::Stop(reason) => return Some(self.give_up(reason, &parts.budget, now, verdict, result)),
+            Decision::Stop(reason) => return Some(self.give_up(reason, &parts, now, verdict, result)),
         };
         let permit = match parts.budget.try_withdraw(now) {
             Ok(permit) => permit,
             Err(denied) => {
-                return Some(self.give_up(denied.into(), &parts.budget, now, verdict, result));
+                return Some(self.give_up(denied.into(), &parts, now, verdict, result));
             }
         };
         tracing::debug!(
@@ -323,6 +335,10 @@ where
             ?after,
             "sending again"
         );
+        parts.told.again(reason);
+        let span = Span::current();
+        span.record(field::ATTEMPTS, retrying.policy.attempts() + 1);
+        span.record(field::DELAY_MS, u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
         retrying.waited = after;
         if !retrying.policy.attempts_left_after_next() {
             again.spare = None;
@@ -345,7 +361,7 @@ where
     fn give_up(
         &mut self,
         reason: StopReason,
-        budget: &RetryBudget,
+        parts: &Parts<S, C, R>,
         now: Tick,
         verdict: Verdict,
         result: Result<S::Response, BoxError>,
@@ -353,8 +369,15 @@ where
         let history =
             self.retrying.as_mut().map(|retrying| std::mem::take(&mut retrying.history)).unwrap_or_default();
         let attempts = history.len();
-        let budget = budget.snapshot(now);
+        let budget = parts.budget.snapshot(now);
         tracing::debug!(attempts, %reason, balance = budget.balance, "not sending again");
+        Span::current().record(field::STOPPED, reason.as_str());
+        parts.told.gave_up(reason, || GaveUp {
+            operation: self.scope.with(|call| call.operation()).flatten(),
+            attempts: history.clone(),
+            reason,
+            budget,
+        });
         if attempts > 1 || verdict.retry == MayRetry::Forbidden {
             CallContext::tell_gave_up();
         }
@@ -377,6 +400,14 @@ where
         *self.retrying = None;
         DeadlineExceeded::new().into()
     }
+}
+
+fn nanos(timeout: Duration) -> NonZeroU64 {
+    u64::try_from(timeout.as_nanos()).ok().and_then(NonZeroU64::new).unwrap_or(NonZeroU64::MAX)
+}
+
+fn duration(nanos: NonZeroU64) -> Duration {
+    Duration::from_nanos(nanos.get())
 }
 
 /// Whether the last of the endpoints `tried` is one that had not been tried `before`, so that there may be yet another.

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::sync::Arc;
 
 use tower_layer::Layer;
 use tower_mesh_core::{Live, Sharded};
@@ -6,6 +7,7 @@ use tower_mesh_core::{Live, Sharded};
 use super::service::{Parts, Retry};
 use crate::budget::RetryBudget;
 use crate::config::{BudgetConfig, RetryConfig};
+use crate::told::{GaveUp, RetryCounts, RetryTold};
 
 /// Sends requests again that failed, with growing random waits, within a budget over the traffic and within the deadline of the call.
 ///
@@ -27,6 +29,7 @@ pub struct RetryLayer<C, R = C> {
     budget: RetryBudget,
     classifier: C,
     replay: R,
+    told: Arc<RetryTold>,
 }
 
 impl<C: Clone> RetryLayer<C> {
@@ -38,6 +41,7 @@ impl<C: Clone> RetryLayer<C> {
             budget: RetryBudget::new(BudgetConfig::default()),
             replay: classifier.clone(),
             classifier,
+            told: Arc::default(),
         }
     }
 }
@@ -45,12 +49,14 @@ impl<C: Clone> RetryLayer<C> {
 impl<C, R> RetryLayer<C, R> {
     /// The same configuration and budget, with another judgement on what is a failure.
     pub fn classify<C2>(self, classifier: C2) -> RetryLayer<C2, R> {
-        RetryLayer { config: self.config, budget: self.budget, classifier, replay: self.replay }
+        let Self { config, budget, replay, told, .. } = self;
+        RetryLayer { config, budget, classifier, replay, told }
     }
 
     /// Asks `replay` which requests can be sent twice.
     pub fn replay<R2>(self, replay: R2) -> RetryLayer<C, R2> {
-        RetryLayer { config: self.config, budget: self.budget, classifier: self.classifier, replay }
+        let Self { config, budget, classifier, told, .. } = self;
+        RetryLayer { config, budget, classifier, replay, told }
     }
 
     /// Shares `budget` with whoever else has it.
@@ -68,6 +74,17 @@ impl<C, R> RetryLayer<C, R> {
     pub fn get_budget(&self) -> &RetryBudget {
         &self.budget
     }
+
+    /// How often the services made by this layer sent again since the start, and did not.
+    pub fn counts(&self) -> RetryCounts {
+        self.told.counts()
+    }
+
+    /// Tells `listener` of every call that is given up from now on. It runs on the thread of the call, under no lock, and should be quick; if it panics, nobody
+    /// else is harmed.
+    pub fn on_give_up(&self, listener: impl Fn(&GaveUp) + Send + Sync + 'static) {
+        self.told.listeners.add(listener);
+    }
 }
 
 impl<S: Clone, C: Clone, R: Clone> Layer<S> for RetryLayer<C, R> {
@@ -80,6 +97,7 @@ impl<S: Clone, C: Clone, R: Clone> Layer<S> for RetryLayer<C, R> {
             budget: self.budget.clone(),
             classifier: self.classifier.clone(),
             replay: self.replay.clone(),
+            told: self.told.clone(),
         };
         Retry::new(inner, self.config.reader(), Sharded::new(parts))
     }

@@ -1,5 +1,6 @@
 use std::fmt;
 use std::mem;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tower_mesh_core::{BoxError, CallOptions, CallScope, Classify, Live, LiveReader, Replay, Sharded};
@@ -9,6 +10,7 @@ use super::future::{Again, RetryFuture};
 use crate::budget::RetryBudget;
 use crate::config::RetryConfig;
 use crate::timer::clock;
+use crate::told::RetryTold;
 
 /// Made by [`RetryLayer`](crate::RetryLayer).
 ///
@@ -31,6 +33,7 @@ pub(super) struct Parts<S, C, R> {
     pub(super) budget: RetryBudget,
     pub(super) classifier: C,
     pub(super) replay: R,
+    pub(super) told: Arc<RetryTold>,
 }
 
 impl<S, C, R> Retry<S, C, R> {

@@ -13,6 +13,7 @@ mod by_name;
 mod defaults;
 mod effect;
 mod errors;
+mod events;
 #[cfg(feature = "axum")]
 mod gateway;
 mod hyper_client;
@@ -30,4 +31,5 @@ mod sources;
 mod stack;
 mod start;
 mod status;
+mod tracing;
 mod traffic;

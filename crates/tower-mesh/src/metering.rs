@@ -1,0 +1,110 @@
+//! What a mesh tells to the `metrics` facade, once a second, out of what its layers count anyway. The table is in the crate's README; a test keeps it true.
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
+use tower_mesh_core::Tick;
+use tower_mesh_health::policy::{HealthState, merge};
+use tower_mesh_retry::error::{FailureReason, StopReason};
+
+use crate::part::Part;
+
+/// Says what each metric is. For the recorder that is installed when the mesh starts.
+pub(crate) fn describe() {
+    describe_gauge!("tower_mesh_discovery_endpoints", "endpoints known");
+    describe_gauge!("tower_mesh_discovery_age_seconds", Unit::Seconds, "time since the source last answered");
+    describe_counter!("tower_mesh_discovery_errors_total", "failures of the source");
+    describe_gauge!("tower_mesh_endpoints", "endpoints by the verdict of all that is known");
+    describe_counter!("tower_mesh_probes_total", "probes by what they said");
+    describe_counter!("tower_mesh_attempts_total", "attempts at endpoints by how they ended");
+    describe_gauge!("tower_mesh_attempts_in_flight", "attempts under way, bodies being read included");
+    describe_counter!("tower_mesh_retries_total", "retries by why the attempt before had failed");
+    describe_counter!("tower_mesh_retry_stopped_total", "calls given up, by why there was no other attempt");
+    describe_gauge!("tower_mesh_retry_budget_balance", "retries that the budget can pay for");
+    describe_gauge!("tower_mesh_retries_in_flight", "retries under way, the waits before them included");
+    describe_counter!("tower_mesh_hedges_total", "hedges sent, won, and refused by the budget");
+    describe_counter!("tower_mesh_calls_total", "calls by how they ended");
+    describe_histogram!(
+        "tower_mesh_call_duration_seconds",
+        Unit::Seconds,
+        "time to the head of the response"
+    );
+    describe_gauge!("tower_mesh_circuits", "circuits by state");
+    describe_counter!("tower_mesh_circuit_transitions_total", "changes of state of circuits");
+    describe_counter!("tower_mesh_circuit_refused_total", "calls refused by circuits");
+}
+
+pub(crate) fn publish(part: &Part, now: Tick) {
+    let service = || metrics::SharedString::from(part.name.to_string());
+
+    let discovery = part.discovery.status();
+    gauge!("tower_mesh_discovery_endpoints", "service" => service()).set(discovery.endpoints.len() as f64);
+    if let Some(at) = discovery.updated_at {
+        gauge!("tower_mesh_discovery_age_seconds", "service" => service()).set(now.since(at).as_secs_f64());
+    }
+    counter!("tower_mesh_discovery_errors_total", "service" => service()).absolute(discovery.errors);
+
+    let health = part.health.as_ref().map(|health| (health.status(), health.probes()));
+    let states = [
+        HealthState::Unknown,
+        HealthState::Healthy,
+        HealthState::Degraded,
+        HealthState::Unhealthy,
+        HealthState::Draining,
+    ];
+    let verdicts: Vec<_> = match &health {
+        Some((health, _)) => health.iter().map(|health| health.verdict()).collect(),
+        None => {
+            let endpoints = discovery.endpoints.iter();
+            let answered = |endpoint: &tower_mesh_core::EndpointHandle| endpoint.counts().succeeded > 0;
+            endpoints
+                .map(|endpoint| merge(HealthState::Unknown, endpoint.availability(), answered(endpoint)))
+                .collect()
+        }
+    };
+    for state in states {
+        let count = verdicts.iter().filter(|verdict| **verdict == state).count();
+        gauge!("tower_mesh_endpoints", "service" => service(), "state" => state.as_str()).set(count as f64);
+    }
+    if let Some((_, probes)) = health {
+        let results =
+            [("passed", probes.passed), ("failed", probes.failed), ("inconclusive", probes.inconclusive)];
+        for (result, count) in results {
+            counter!("tower_mesh_probes_total", "service" => service(), "result" => result).absolute(count);
+        }
+    }
+
+    let total = part.seen.total();
+    let outcomes = [("succeeded", total.succeeded), ("failed", total.failed), ("abandoned", total.abandoned)];
+    for (outcome, count) in outcomes {
+        counter!("tower_mesh_attempts_total", "service" => service(), "outcome" => outcome).absolute(count);
+    }
+    let in_flight: u64 = discovery.endpoints.iter().map(|endpoint| endpoint.counts().in_flight()).sum();
+    gauge!("tower_mesh_attempts_in_flight", "service" => service()).set(in_flight as f64);
+
+    let retries = part.retry.counts();
+    for reason in FailureReason::ALL {
+        counter!("tower_mesh_retries_total", "service" => service(), "reason" => reason.as_str())
+            .absolute(retries.retries(reason));
+    }
+    for reason in StopReason::ALL {
+        counter!("tower_mesh_retry_stopped_total", "service" => service(), "reason" => reason.as_str())
+            .absolute(retries.stopped(reason));
+    }
+    let budget = part.retry.get_budget().snapshot(now);
+    gauge!("tower_mesh_retry_budget_balance", "service" => service()).set(budget.balance as f64);
+    gauge!("tower_mesh_retries_in_flight", "service" => service()).set(f64::from(budget.in_flight));
+    let hedges = part.hedge.counts();
+    for (result, count) in [("sent", hedges.sent), ("won", hedges.won), ("denied", hedges.denied)] {
+        counter!("tower_mesh_hedges_total", "service" => service(), "result" => result).absolute(count);
+    }
+
+    if let Some(calls) = &part.measured {
+        calls.tell_durations(
+            || metrics::histogram!("tower_mesh_call_duration_seconds", "service" => service()),
+        );
+        for (operation, outcome, count) in calls.counts() {
+            let operation = operation.map_or("", |operation| operation.as_str());
+            counter!("tower_mesh_calls_total", "service" => service(), "operation" => operation, "outcome" => outcome)
+                .absolute(count);
+        }
+    }
+}

@@ -324,6 +324,20 @@ fn a_stream_that_fails_is_not_sent_again() {
 }
 
 #[test]
+fn a_stream_that_panics_once_is_not_lost_and_nobody_waits_for_ever() {
+    let feed = Feed::default();
+    let body = ReplayBody::new(feed.body());
+    let spare = copy(&body).unwrap();
+    let mut reader = Reader::new(body);
+    feed.0.lock().unwrap().meanwhile = Some(Box::new(|| panic!("a caller's bug")));
+    let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| reader.poll().is_ready()));
+    assert!(polled.is_err());
+    let mut next = Reader::new(copy(&spare).unwrap());
+    feed.data("goes on");
+    assert_eq!(next.data(), "goes on");
+}
+
+#[test]
 fn the_stream_is_read_only_when_somebody_asks_and_its_length_is_told() {
     let feed = Feed::default();
     feed.0.lock().unwrap().hint = SizeHint::with_exact(6);

@@ -120,6 +120,9 @@ pub type HttpService<Client> =
 #[cfg(feature = "http")]
 impl<P> ServiceHandle<P> {
     /// The service over `http::Request`, through a client that goes where the request's URI points, such as hyper-util's.
+    ///
+    /// Bodies are clonable, or streams in a [`ReplayBody`](tower_mesh_http::ReplayBody). The call is over with the last byte of the answer's body; a body that is dropped half way
+    /// is an abandoned call.
     pub fn http<Client>(
         self,
         client: Client,

@@ -11,7 +11,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::routing::any;
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{Stream, stream};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
@@ -19,6 +19,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tower::ServiceExt as _;
 use tower_mesh::http::ReplayBody;
@@ -65,6 +66,11 @@ fn pieces(count: usize, size: usize) -> Body {
     Body::new(StreamBody::new(stream::iter(pieces.chain(trailers))))
 }
 
+/// What is sent into the channel, piece by piece.
+fn pieces_of(fed: mpsc::Receiver<Bytes>) -> impl Stream<Item = Result<Frame<Bytes>, Infallible>> {
+    stream::unfold(fed, |mut fed| async move { Some((Ok(Frame::data(fed.recv().await?)), fed)) })
+}
+
 fn put(body: Body) -> Request<ReplayBody<Body>> {
     Request::put("/")
         .header("te", "trailers")
@@ -104,6 +110,41 @@ async fn a_stream_is_sent_again_whole_with_its_trailers() {
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), sent);
         let seen = endpoint(&mesh);
         assert_eq!((seen.started, seen.failed, seen.succeeded, seen.in_flight), (2, 1, 1, 0));
+    }
+}
+
+/// The first request hangs after its beginning was read; the others are given back.
+async fn hangs_once(n: usize, request: Request<Body>) -> Response<Body> {
+    let mut body = request.into_body();
+    if n == 0 {
+        body.frame().await;
+        // Goes on to read, but never answers.
+        while let Some(Ok(_)) = body.frame().await {}
+        return std::future::pending().await;
+    }
+    Response::new(Body::from(body.collect().await.unwrap().to_bytes()))
+}
+
+#[tokio::test]
+async fn a_stream_in_the_middle_of_which_an_attempt_times_out_goes_on_in_the_next() {
+    for http2 in [false, true] {
+        let mesh = mesh(server(hangs_once).await, "retry.attempt_timeout = \"150ms\"");
+        let users = mesh.service("users").unwrap().http(client(http2));
+        mesh.start().await.unwrap();
+        let (feed, fed) = mpsc::channel::<Bytes>(1);
+        let source = pieces_of(fed);
+        let call = tokio::task::spawn(users.oneshot(put(Body::new(StreamBody::new(source)))));
+        for n in 0..3 {
+            feed.send(vec![n; 1000].into()).await.unwrap();
+        }
+        until("a second attempt", || endpoint(&mesh).started == 2).await;
+        for n in 3..6 {
+            feed.send(vec![n; 1000].into()).await.unwrap();
+        }
+        drop(feed);
+        let response = call.await.unwrap().unwrap();
+        let sent: Vec<u8> = (0..6).flat_map(|n| vec![n; 1000]).collect();
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), sent, "http2: {http2}");
     }
 }
 
@@ -190,7 +231,7 @@ async fn what_was_kept_is_freed_with_the_head_of_the_answer() {
     let mesh = mesh(server(answers_at_once_and_echoes).await, "");
     let users = mesh.service("users").unwrap().http(client(true));
     mesh.start().await.unwrap();
-    let (feed, fed) = tokio::sync::mpsc::channel::<Bytes>(1);
+    let (feed, fed) = mpsc::channel::<Bytes>(1);
     let held = Arc::new(());
     let source =
         stream::unfold(fed, async |mut fed| Some((Ok::<_, Infallible>(Frame::data(fed.recv().await?)), fed)));

@@ -85,11 +85,13 @@ async fn is_not_sent_again(first: SocketAddr, http2: bool) {
     assert_eq!(well.1.load(Ordering::Relaxed), 0);
 }
 
+async fn empty(_: Request<hyper::body::Incoming>) -> Result<http::Response<Body>, std::convert::Infallible> {
+    Ok(http::Response::new(Body::default()))
+}
+
 async fn http1_backend() -> (SocketAddr, Arc<AtomicU64>) {
     server(|stream| async move {
-        let service = hyper::service::service_fn(async |_| {
-            Ok::<_, std::convert::Infallible>(http::Response::new(Body::default()))
-        });
+        let service = hyper::service::service_fn(empty);
         let _ =
             hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         Ok(())
@@ -99,9 +101,7 @@ async fn http1_backend() -> (SocketAddr, Arc<AtomicU64>) {
 
 async fn http2_backend() -> (SocketAddr, Arc<AtomicU64>) {
     server(|stream| async move {
-        let service = hyper::service::service_fn(async |_| {
-            Ok::<_, std::convert::Infallible>(http::Response::new(Body::default()))
-        });
+        let service = hyper::service::service_fn(empty);
         let io = TokioIo::new(stream);
         let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .serve_connection(io, service)

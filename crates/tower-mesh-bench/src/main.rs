@@ -1,6 +1,6 @@
 //! Overhead per call: the whole stack and its parts, beside the floor (what no balancer can do without) and beside tower's
 //! retry > timeout > buffer > P2C, in one run; then what an update with one change costs, and what an endpoint keeps in memory; and what checking the
-//! health of many endpoints costs, in processor time and in bursts. `--only` names what is measured: stacks, `updates`, `health`.
+//! health of many endpoints costs, in processor time and in bursts; and what a mesh of many services costs. `--only` names what is measured: stacks, `updates`, `health`, `scale`.
 //!
 //! `cargo run --release -p tower-mesh-bench -- [--json FILE] [--only NAME,…] [--threads N] [--endpoints N] [--calls N] [--rounds N]`
 //!
@@ -12,6 +12,7 @@ mod inner;
 mod measure;
 mod mesh;
 mod peers;
+mod scale;
 
 use std::process::ExitCode;
 
@@ -41,6 +42,9 @@ fn main() -> ExitCode {
     }
     if settings.wants(measure::HEALTH) {
         report.add_health();
+    }
+    if settings.wants(measure::SCALE) {
+        report.add_scale();
     }
     report.print();
     match &settings.json {

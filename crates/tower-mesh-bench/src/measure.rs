@@ -13,7 +13,7 @@ use tower_service::Service;
 
 use crate::floor::Floor;
 use crate::inner::Request;
-use crate::{ALLOCATOR, health, mesh, peers};
+use crate::{ALLOCATOR, health, mesh, peers, scale};
 
 /// What the command line says.
 pub(crate) struct Settings {
@@ -49,11 +49,15 @@ impl Settings {
                 _ => return Err(format!("unknown argument {flag}")),
             }
         }
-        if let Some(unknown) =
-            settings.only.iter().find(|name| !is_stack(name) && ![UPDATES, HEALTH].contains(&name.as_str()))
+        if let Some(unknown) = settings
+            .only
+            .iter()
+            .find(|name| !is_stack(name) && ![UPDATES, HEALTH, SCALE].contains(&name.as_str()))
         {
             let known = STACKS.join(", ");
-            return Err(format!("nothing is called {unknown:?}; there are {known}, {UPDATES} and {HEALTH}"));
+            return Err(format!(
+                "nothing is called {unknown:?}; there are {known}, {UPDATES}, {HEALTH} and {SCALE}"
+            ));
         }
         Ok(settings)
     }
@@ -68,6 +72,7 @@ impl Settings {
 /// The sections beside the stacks: what an update costs, and what checking the health of endpoints costs.
 pub(crate) const UPDATES: &str = "updates";
 pub(crate) const HEALTH: &str = "health";
+pub(crate) const SCALE: &str = "scale";
 
 fn is_stack(name: &str) -> bool {
     STACKS.contains(&name)
@@ -100,6 +105,7 @@ pub(crate) struct Report {
     stacks: Vec<Row>,
     updates: Vec<mesh::Update>,
     health: Vec<health::Row>,
+    scale: Vec<scale::Row>,
 }
 
 /// What one kind of stack does in one round.
@@ -151,6 +157,47 @@ impl Report {
         if !self.health.is_empty() {
             self.print_health();
         }
+        if !self.scale.is_empty() {
+            self.print_scale();
+        }
+    }
+
+    fn print_scale(&self) {
+        println!(
+            "\n{:<9} {:>9} {:>9} {:>11} {:>9} {:>10} {:>12} {:>11} {:>11} {:>12} {:>14}",
+            "services",
+            "endpoints",
+            "build ms",
+            "connect ms",
+            "start ms",
+            "status ms",
+            "reload: same",
+            "one change",
+            "all change",
+            "shutdown ms",
+            "bytes/endpoint"
+        );
+        for row in &self.scale {
+            println!(
+                "{:<9} {:>9} {:>9.1} {:>11.1} {:>9.1} {:>10.1} {:>12.1} {:>11.1} {:>11.1} {:>12.1} {:>14}",
+                row.services,
+                row.endpoints,
+                row.build_ms,
+                row.connect_ms,
+                row.start_ms,
+                row.status_ms,
+                row.reload_same_ms,
+                row.reload_one_ms,
+                row.reload_all_ms,
+                row.shutdown_ms,
+                row.bytes_per_endpoint
+            );
+        }
+    }
+
+    /// Measures large meshes.
+    pub(crate) fn add_scale(&mut self) {
+        self.scale = runtime(2).block_on(scale::rows());
     }
 
     fn print_health(&self) {

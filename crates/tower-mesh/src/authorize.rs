@@ -10,6 +10,7 @@ use arc_swap::ArcSwapOption;
 use tower_mesh_core::{CallContext, Caller, Operation, ServiceName};
 
 use crate::error::{Error, ErrorKind};
+use crate::events::{EventKind, Publisher};
 
 /// Decides whether a call may be made. A closure is one too.
 ///
@@ -123,27 +124,24 @@ pub(crate) struct Authorizer {
     pub(crate) identity: Option<Caller>,
 }
 
-impl Authorizer {
-    pub(crate) fn of(&self, list: Option<AllowList>) -> Authorization {
-        Authorization::new(self.own.clone(), list, self.identity)
-    }
-}
-
 /// What decides for one service.
 pub(crate) struct Authorization {
     own: Option<Arc<dyn Authorize>>,
     list: ArcSwapOption<AllowList>,
     identity: Option<Caller>,
     refused: AtomicU64,
+    events: Publisher,
 }
 
 impl Authorization {
-    pub(crate) fn new(
-        own: Option<Arc<dyn Authorize>>,
-        list: Option<AllowList>,
-        identity: Option<Caller>,
-    ) -> Self {
-        Self { own, list: ArcSwapOption::new(list.map(Arc::new)), identity, refused: AtomicU64::new(0) }
+    pub(crate) fn new(authorizer: &Authorizer, list: Option<AllowList>, events: &Publisher) -> Self {
+        Self {
+            own: authorizer.own.clone(),
+            list: ArcSwapOption::new(list.map(Arc::new)),
+            identity: authorizer.identity,
+            refused: AtomicU64::new(0),
+            events: events.clone(),
+        }
     }
 
     /// Whether anything is to be asked at all.
@@ -180,6 +178,9 @@ impl Authorization {
                 let caller = caller.map(Caller::as_str);
                 let asked = operation.map(Operation::as_str);
                 tracing::debug!(%service, operation = asked, caller, %why, "call not allowed");
+                let reason = why.clone().into_owned();
+                let kind = || EventKind::CallNotAllowed { operation: asked, caller, reason };
+                self.events.tell(Some(service), kind);
                 Err(Error::new(ErrorKind::PermissionDenied, service.as_str(), operation)
                     .because(why.into_owned()))
             }

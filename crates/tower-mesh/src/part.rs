@@ -93,7 +93,8 @@ impl Part {
         health: Option<AnyHealth>,
         shared: &Shared,
     ) -> Self {
-        let (events, authorization) = (&shared.events, shared.authorizer.of(config.allow.clone()));
+        let events = &shared.events;
+        let authorization = Authorization::new(&shared.authorizer, config.allow.clone(), events);
         let (discovery, driver) = DiscoveryLayer::with_config(resolver, name.clone(), config.discovery);
         let driver = match config.rest_after {
             Some(_) => driver.resting(resolver.clone(), config.rest_after),

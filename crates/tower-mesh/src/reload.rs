@@ -12,6 +12,7 @@ use tower_mesh_core::error::{InvalidConfig, Mistake};
 
 use crate::builder::{self, Shared};
 use crate::config::{Config, ConfigError, Draft, Overrides, ServiceConfig, path_of};
+use crate::events::EventKind;
 use crate::mesh::Parts;
 use crate::part::Part;
 use crate::resolver::Sources;
@@ -142,6 +143,23 @@ impl Reloads {
 
     /// Remembers how a reload ended, for the status.
     pub(crate) fn note(&self, result: Result<&Reloaded, &ConfigError>) {
+        let names = |names: &[ServiceName]| names.iter().map(ToString::to_string).collect();
+        match result {
+            Ok(reloaded) if reloaded.is_empty() => {}
+            Ok(Reloaded { added, removed, changed }) => {
+                self.shared.events.tell(None, || EventKind::Reloaded {
+                    added: names(added),
+                    removed: names(removed),
+                    changed: changed
+                        .iter()
+                        .map(|(name, fields)| (name.to_string(), fields.clone()))
+                        .collect(),
+                });
+            }
+            Err(error) => {
+                self.shared.events.tell(None, || EventKind::ReloadRefused { error: error.to_string() });
+            }
+        }
         match result {
             Ok(reloaded) if reloaded.is_empty() => {}
             Ok(_) => _ = self.done.fetch_add(1, Ordering::Relaxed),

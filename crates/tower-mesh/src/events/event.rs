@@ -1,5 +1,7 @@
 //! What is told: plain values that serialise.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 /// Something that happened in a mesh. For operators: it names endpoints and their addresses.
@@ -147,6 +149,29 @@ pub enum EventKind {
         attempts: Vec<TriedAt>,
         /// Retries that the budget could pay for then.
         budget_balance: u64,
+    },
+    /// A call was refused because its caller may not make it.
+    CallNotAllowed {
+        /// The operation, if the call named one.
+        operation: Option<&'static str>,
+        /// Who called, if that is known.
+        caller: Option<&'static str>,
+        /// Why not.
+        reason: String,
+    },
+    /// Another configuration is in force.
+    Reloaded {
+        /// Services that are new.
+        added: Vec<String>,
+        /// Services that are gone.
+        removed: Vec<String>,
+        /// The others that differ, each with the tables and fields that do.
+        changed: BTreeMap<String, Vec<&'static str>>,
+    },
+    /// Another configuration was refused. The old one stays.
+    ReloadRefused {
+        /// What is wrong with it.
+        error: String,
     },
     /// The program should get requests now, or no longer: see [`Mesh::readiness`](crate::Mesh::readiness). Looked at once a second.
     ReadinessChanged {

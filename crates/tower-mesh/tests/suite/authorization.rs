@@ -7,7 +7,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{ServiceExt as _, service_fn};
 use tower_mesh::authorize::{Asked, Decision};
 use tower_mesh::core::{BoxError, CallContext, Caller, EndpointHandle};
-use tower_mesh::{Config, ErrorKind, Mesh};
+use tower_mesh::{Config, ErrorKind, EventKind, Mesh};
 
 use crate::inner::{Query, Rows, query};
 
@@ -80,7 +80,15 @@ async fn the_list_decides_before_anything_is_sent_and_refusals_are_typed_and_cou
     let counts: Vec<_> = mesh.status().services.iter().map(|service| service.not_allowed).collect();
     assert_eq!(counts, [1, 2, 0], "closed, database, open");
 
+    let mut events = mesh.events();
     let error = call("database", "delete").await.unwrap_err();
+    let told = loop {
+        let event = events.next().await.unwrap().unwrap();
+        if let EventKind::CallNotAllowed { operation, caller, .. } = event.kind {
+            break (event.service.clone(), operation, caller);
+        }
+    };
+    assert_eq!(told, (Some("database".into()), Some("delete"), Some("gateway")));
     assert_eq!(error.to_string(), "service database, operation delete: not allowed");
     let sources = std::iter::successors(std::error::Error::source(&error), |error| error.source());
     let told: Vec<_> = sources.map(ToString::to_string).collect();

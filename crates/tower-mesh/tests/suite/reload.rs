@@ -9,7 +9,7 @@ use tower::{ServiceExt as _, service_fn};
 use tower_mesh::breaker::State;
 use tower_mesh::config::ConfigError;
 use tower_mesh::core::{BoxError, EndpointHandle};
-use tower_mesh::{Config, ErrorKind, Mesh};
+use tower_mesh::{Config, ErrorKind, EventKind, Mesh};
 
 use crate::inner::{Query, Rows, query, tasks};
 
@@ -98,7 +98,18 @@ async fn a_service_that_is_new_is_started_and_one_that_is_missing_lets_its_calls
     let under_way = tokio::spawn(old.clone().oneshot(query("wait")));
     tasks().await;
 
+    let mut events = mesh.events();
     let reloaded = mesh.reload(config("[services.orders]\nendpoints = [\"o:1\"]")).unwrap();
+    mesh.reload(config("[services.orders]\nresolver = \"none\"")).unwrap_err();
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        let event = events.next().await.unwrap().unwrap();
+        if let EventKind::Reloaded { .. } | EventKind::ReloadRefused { .. } = &event.kind {
+            told.push(serde_json::to_value(&*event).unwrap());
+        }
+    }
+    assert_eq!((&told[0]["added"][0], &told[0]["removed"][0]), (&"orders".into(), &"database".into()));
+    assert!(told[1]["error"].as_str().unwrap().contains("services.orders"), "{told:?}");
     assert_eq!(reloaded.added(), ["orders".parse().unwrap()]);
     assert_eq!(reloaded.removed(), ["database".parse().unwrap()]);
     let orders = database(&mesh, "orders", &go);

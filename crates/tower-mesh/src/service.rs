@@ -13,7 +13,7 @@ use tower_mesh_core::replay::NotIdempotent;
 use tower_mesh_core::{
     Bind, BoxError, CallContext, CallOptions, EndpointHandle, Operation, ServiceName, Sharded, Tick,
 };
-use tower_mesh_discovery::{Balance, NoLayers, PerEndpoint};
+use tower_mesh_discovery::{Balance, DiscoveryLayer, NoLayers, PerEndpoint, Picker};
 use tower_mesh_health::HealthLayer;
 use tower_mesh_retry::{Deadline, Hedge, Retry};
 use tower_service::Service;
@@ -35,6 +35,7 @@ use crate::under_way::Counted;
 pub struct ServiceHandle<P = NoLayers, C = ByResult, R = NotIdempotent> {
     part: Arc<Part>,
     lifecycle: Arc<Lifecycle>,
+    discovery: DiscoveryLayer,
     per_endpoint: P,
     classifier: C,
     replay: R,
@@ -48,7 +49,15 @@ pub type Connected<S, C, R> = MeshService<Tower<S, C, R>>;
 
 impl ServiceHandle {
     pub(crate) fn new(part: Arc<Part>, lifecycle: Arc<Lifecycle>) -> Self {
-        Self { part, lifecycle, per_endpoint: NoLayers, classifier: ByResult, replay: NotIdempotent }
+        let discovery = part.discovery.clone();
+        Self {
+            part,
+            lifecycle,
+            discovery,
+            per_endpoint: NoLayers,
+            classifier: ByResult,
+            replay: NotIdempotent,
+        }
     }
 }
 
@@ -58,20 +67,30 @@ impl<P, C, R> ServiceHandle<P, C, R> {
     where
         F: Fn(&EndpointHandle) -> L,
     {
-        let Self { part, lifecycle, classifier, replay, .. } = self;
-        ServiceHandle { part, lifecycle, per_endpoint: With::new(layers), classifier, replay }
+        let Self { part, lifecycle, discovery, classifier, replay, .. } = self;
+        ServiceHandle { part, lifecycle, discovery, per_endpoint: With::new(layers), classifier, replay }
+    }
+
+    /// Chooses endpoints by a picker of the caller's own, for what is made from this handle: see [`DiscoveryLayer::pick_with`]. Default: the algorithm of the
+    /// configuration.
+    pub fn pick_with<F, K>(self, make: F) -> Self
+    where
+        F: Fn(&[EndpointHandle]) -> K + Send + Sync + 'static,
+        K: Picker,
+    {
+        Self { discovery: self.discovery.pick_with(make), ..self }
     }
 
     /// What counts as a failure. Default: `Err` does; over HTTP, what [`Classifier`](tower_mesh_http::Classifier) says.
     pub fn classify<C2>(self, classifier: C2) -> ServiceHandle<P, C2, R> {
-        let Self { part, lifecycle, per_endpoint, replay, .. } = self;
-        ServiceHandle { part, lifecycle, per_endpoint, classifier, replay }
+        let Self { part, lifecycle, discovery, per_endpoint, replay, .. } = self;
+        ServiceHandle { part, lifecycle, discovery, per_endpoint, classifier, replay }
     }
 
     /// Which requests may be sent twice. Default: those that certainly were not processed; over HTTP, also what is idempotent by its method.
     pub fn replay<R2>(self, replay: R2) -> ServiceHandle<P, C, R2> {
-        let Self { part, lifecycle, per_endpoint, classifier, .. } = self;
-        ServiceHandle { part, lifecycle, per_endpoint, classifier, replay }
+        let Self { part, lifecycle, discovery, per_endpoint, classifier, .. } = self;
+        ServiceHandle { part, lifecycle, discovery, per_endpoint, classifier, replay }
     }
 
     /// The service for a client that reaches any address: `bind` makes each endpoint's service out of it.
@@ -84,13 +103,13 @@ impl<P, C, R> ServiceHandle<P, C, R> {
         C: Clone + Send + Sync + 'static,
         R: Clone,
     {
-        let Self { part, lifecycle, per_endpoint, classifier, replay } = self;
+        let Self { part, lifecycle, discovery, per_endpoint, classifier, replay } = self;
         let stack = EndpointStack {
             health: part.health.clone(),
             breaker: part.breaker.clone().classify(classifier.clone()),
             inner: per_endpoint,
         };
-        let discovery = part.discovery.clone().bind(bind).endpoint_stack(stack).classify(classifier.clone());
+        let discovery = discovery.bind(bind).endpoint_stack(stack).classify(classifier.clone());
         let hedge = part.hedge.clone().classify(classifier.clone()).replay(replay.clone());
         let retry = part.retry.clone().classify(classifier).replay(replay);
         let inner = part.deadline.layer(retry.layer(hedge.layer(discovery.layer(client))));

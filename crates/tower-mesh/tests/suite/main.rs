@@ -20,6 +20,7 @@ mod hyper_client;
 mod membership;
 mod operations;
 mod overrides;
+mod own;
 mod probes;
 mod readiness;
 mod reference;

@@ -38,3 +38,8 @@ stories! {
     own_stack: "30/30 calls succeed", "Open";
     custom_resolver: "the inventory is broken  20/20";
 }
+
+#[cfg(feature = "opentelemetry")]
+stories! {
+    opentelemetry: "10 requests, 10 traces at the collector", "mesh.attempt", "named an attempt that the collector knows";
+}

@@ -173,9 +173,25 @@ pub(crate) fn parse_address(address: &str) -> Result<(Option<Scheme>, uri::Autho
     }
     match rest.parse::<uri::Authority>() {
         Ok(authority) if authority.host().is_empty() => Err("it has no host"),
+        // A client would take the scheme's own port instead.
+        Ok(authority) if authority.as_str() != authority.host() && authority.port_u16().is_none() => {
+            Err("its port is no number up to 65535")
+        }
+        Ok(authority) if !is_host(authority.host()) => Err("its host is none that a URL can have"),
         Ok(authority) => Ok((scheme, authority)),
         Err(_) => Err("it is not host:port"),
     }
+}
+
+/// Whether reqwest's URLs take it: one that they do not take would leave the URL as it is, and the request would go to whom the caller named.
+#[cfg(feature = "reqwest")]
+fn is_host(host: &str) -> bool {
+    reqwest::Url::parse("http://any/").is_ok_and(|mut url| url.set_host(Some(host)).is_ok())
+}
+
+#[cfg(not(feature = "reqwest"))]
+fn is_host(_host: &str) -> bool {
+    true
 }
 
 pin_project! {
@@ -268,9 +284,16 @@ mod tests {
             ("http://", "host"),
             (":80", "host"),
             ("::1", "host:port"),
+            ("users:99999", "port"),
+            ("users:808O", "port"),
+            ("https://users:", "port"),
+            ("[::1]:x", "port"),
         ] {
             let reason = parse_address(address).unwrap_err();
             assert!(reason.contains(why), "{address}: {reason}");
+        }
+        for address in ["10.0.0.256:8080", "1.2.3.4.5:80"] {
+            assert_eq!(parse_address(address).is_err(), cfg!(feature = "reqwest"), "{address}");
         }
     }
 }

@@ -44,7 +44,7 @@ where
     }
 }
 
-/// What a URL does not take is left to the client, which says of it what it would say of any URL.
+/// An authority whose host no URL takes is no target: see `parse_address`. That leaves URLs that can have no host at all (`data:`), which go nowhere.
 fn rewrite(url: &mut Url, scheme: Option<&str>, authority: &uri::Authority) {
     if let Some(scheme) = scheme {
         let _ = url.set_scheme(scheme);

@@ -19,8 +19,11 @@ impl Caller {
     /// What a name over the bound becomes; shown as `other`.
     pub const OTHER: Self = Self(0);
 
-    /// The caller called `name`, of which the first 128 bytes count.
+    /// The caller called `name`. One of more than 128 bytes is [`OTHER`](Self::OTHER): two long names that begin alike must not be taken for one another.
     pub fn named(name: &str) -> Self {
+        if name.len() > Names::MAX_LEN {
+            return Self::OTHER;
+        }
         Self(NAMES.intern(name))
     }
 
@@ -41,5 +44,17 @@ impl fmt::Display for Caller {
 impl fmt::Debug for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Caller({:?})", self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_only_begin_alike_are_no_one_that_a_list_can_name() {
+        let long = "a".repeat(128);
+        assert_eq!(Caller::named(&long).as_str(), long);
+        assert_eq!(Caller::named(&format!("{long}b")), Caller::OTHER);
     }
 }

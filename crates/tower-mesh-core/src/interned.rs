@@ -15,7 +15,7 @@ struct Table {
 impl Names {
     /// How many different names there can be, `other` included.
     pub(crate) const MAX: usize = 10_000;
-    const MAX_LEN: usize = 128;
+    pub(crate) const MAX_LEN: usize = 128;
     const OTHER: &'static str = "other";
 
     pub(crate) const fn new() -> Self {
@@ -28,16 +28,17 @@ impl Names {
         if name == Self::OTHER {
             return 0;
         }
-        let known = |table: &Table| table.ids.as_ref().and_then(|ids| ids.get(name).copied());
+        // A full table knows every name: those that are not in it are all the same.
+        let known = |table: &Table| {
+            let known = table.ids.as_ref().and_then(|ids| ids.get(name).copied());
+            known.or((table.texts.len() + 1 >= Self::MAX).then_some(0))
+        };
         if let Some(known) = known(&self.0.read().unwrap_or_else(PoisonError::into_inner)) {
             return known;
         }
         let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = known(&table) {
             return known;
-        }
-        if table.texts.len() + 1 >= Self::MAX {
-            return 0;
         }
         // Leaked once per name, of which there are at most MAX.
         let text: &'static str = Box::leak(name.into());

@@ -209,14 +209,15 @@ impl Source {
 
     /// The source is not listened to any more.
     fn rests(&self) {
-        {
+        let from = {
             let mut known = self.known();
             // Nobody goes while nobody is heard of.
             known.retention.source(false, clock());
-            known.state = DiscoveryState::Resting;
-        }
+            std::mem::replace(&mut known.state, DiscoveryState::Resting)
+        };
         tracing::debug!(service = self.service.as_str(), "discovery rests");
         self.changed.notify_waiters();
+        self.report_state(from, DiscoveryState::Resting);
     }
 
     fn set_driven(&self, driven: bool) {

@@ -32,6 +32,21 @@ pub struct EtcdConfig {
 }
 
 impl EtcdConfig {
+    /// Whether it differs from `other` in secrets alone: the password, certificates and keys, which are renewed while their places stay.
+    pub fn is_same_but_for_secrets(&self, other: &Self) -> bool {
+        let bare = |config: &Self| {
+            let user = config.user.as_ref().map(|(name, _)| (name.clone(), String::new()));
+            let has = |secret: bool| secret.then(String::new);
+            Self {
+                user,
+                ca_certificate: has(config.ca_certificate.is_some()),
+                client_certificate: has(config.client_certificate.is_some()).map(|none| (none.clone(), none)),
+                ..config.clone()
+            }
+        };
+        bare(self) == bare(other)
+    }
+
     /// The most bytes of a value, and of a key: what is larger cannot be an endpoint.
     pub const MAX_VALUE: usize = 256 * 1024;
 

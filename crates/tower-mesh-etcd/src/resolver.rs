@@ -155,11 +155,16 @@ impl Following {
         let mut watcher = client.watch_client().max_decoding_message_size(MAX_ANSWER);
         let watch = async {
             let mut watch = watcher.watch(prefix.clone(), Some(options)).await?;
-            // That it is created; what the server says then instead of it is the first that is listened to.
-            watch.message().await?;
-            Ok(watch)
+            // That it is created, or that it is not.
+            let created = watch.message().await?;
+            Ok((watch, created))
         };
-        let watch = bounded(bound, &prefix, watch).await?;
+        let (watch, created) = bounded(bound, &prefix, watch).await?;
+        if created.as_ref().is_none_or(|created| created.canceled() && created.compact_revision() == 0) {
+            let why = created.as_ref().map_or("it ended", |created| created.cancel_reason());
+            let why = format!("the server made no watch: {why}");
+            return Err(EtcdError::new(&prefix, EtcdErrorKind::Failed, why));
+        }
 
         let all = all.iter().filter_map(|kv| Some((part(&prefix, kv)?, kv.value())));
         let news = self.known.list(all, more);

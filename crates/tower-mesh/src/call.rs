@@ -58,6 +58,13 @@ impl Registry {
         drop(old);
     }
 
+    /// Nothing is registered under this name any more.
+    pub(crate) fn forget(&self, name: &ServiceName) {
+        let old = self.0.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        // It may run a user's destructor: never under the lock.
+        drop(old);
+    }
+
     /// The service that was registered under this name for requests of type `Q`.
     pub(crate) fn find<Q: MeshRequest>(
         &self,

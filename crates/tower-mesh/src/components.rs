@@ -40,6 +40,11 @@ impl Components {
         self.lock().insert((service.to_string(), component), state);
     }
 
+    /// The service is taken out, and its work with it.
+    pub(crate) fn forget(&self, service: &ServiceName) {
+        self.lock().retain(|(name, _), _| name != service.as_str());
+    }
+
     pub(crate) fn all_stopped(&self) {
         for state in self.lock().values_mut().filter(|state| **state == ComponentState::Running) {
             *state = ComponentState::Stopped;

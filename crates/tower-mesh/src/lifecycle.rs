@@ -3,11 +3,12 @@
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, join, join_all, try_join_all};
+use futures_util::future::{BoxFuture, join, try_join_all};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -73,6 +74,15 @@ impl Lifecycle {
                 state => return state == MeshState::Running,
             }
         }
+    }
+
+    fn farewells(&self) -> MutexGuard<'_, Vec<Farewell>> {
+        self.farewells.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets what a service had running.
+    pub(crate) fn forget(&self, service: &ServiceName) {
+        self.components.forget(service);
     }
 
     /// Whether this has changed it.
@@ -201,17 +211,14 @@ impl Lifecycle {
         const LOOK_EVERY: Duration = Duration::from_millis(10);
 
         self.take_no_more();
-        let farewells = std::mem::take(&mut *self.farewells.lock().unwrap_or_else(PoisonError::into_inner));
+        let farewells = Farewells::of(self);
         let drained = async {
             while under_way() > 0 {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         };
-        let farewell = |farewell| tokio::time::timeout(grace, farewell);
-        let (drained, said) =
-            join(tokio::time::timeout(grace, drained), join_all(farewells.into_iter().map(farewell))).await;
+        let (drained, unsaid) = join(tokio::time::timeout(grace, drained), farewells.within(grace)).await;
         let cut_off = if drained.is_ok() { 0 } else { under_way() };
-        let unsaid = said.iter().filter(|said| said.is_err()).count();
         let tasks = self.tasks.len();
         self.end(cut_off).await;
         ShutdownReport { cut_off, tasks, unsaid }
@@ -240,14 +247,52 @@ impl Lifecycle {
     }
 }
 
-/// Waits until `part` is resolved.
+/// What is being said; what is not when this is dropped is said at the next shutdown.
+struct Farewells<'a> {
+    lifecycle: &'a Lifecycle,
+    left: FuturesUnordered<Farewell>,
+}
+
+impl<'a> Farewells<'a> {
+    fn of(lifecycle: &'a Lifecycle) -> Self {
+        Self { lifecycle, left: std::mem::take(&mut *lifecycle.farewells()).into_iter().collect() }
+    }
+
+    /// How many were not said in this time, or panicked.
+    async fn within(mut self, grace: Duration) -> usize {
+        let mut panicked = 0;
+        let all = async {
+            loop {
+                // One that panics does not keep the others, nor the shutdown, from their end.
+                match AssertUnwindSafe(self.left.next()).catch_unwind().await {
+                    Ok(Some(())) => {}
+                    Ok(None) => break,
+                    Err(_) => panicked += 1,
+                }
+            }
+        };
+        let _ = tokio::time::timeout(grace, all).await;
+        let late = std::mem::take(&mut self.left).len();
+        panicked + late
+    }
+}
+
+impl Drop for Farewells<'_> {
+    fn drop(&mut self) {
+        self.lifecycle.farewells().extend(std::mem::take(&mut self.left));
+    }
+}
+
+/// Waits until `part` is resolved, or taken out.
 async fn resolved(part: &Part, timeout: Duration) -> Result<(), StartError> {
     let failed = |source: BoxError| StartError {
         component: Component::Discovery.as_str(),
         service: Some(part.name.clone()),
         source: Some(source),
     };
-    match tokio::time::timeout(timeout, part.discovery.answered()).await {
+    let answered = part.stop.run_until_cancelled(tokio::time::timeout(timeout, part.discovery.answered()));
+    let Some(answered) = answered.await else { return Ok(()) };
+    match answered {
         Ok(status) if status.state == DiscoveryState::NotFound => {
             Err(failed("the source knows no such service".into()))
         }

@@ -90,7 +90,9 @@ impl Calls {
     pub(crate) fn ended(&self, operation: Option<Operation>, ended: Ended, took: Option<Duration>) {
         let known = self.by_operation.load();
         let count = |outcomes: &Outcomes| outcomes.0[ended.place()].fetch_add(1, Ordering::Relaxed);
-        match known.get(&operation) {
+        // Beyond the bound all are one, which is found like any other: no call waits for a lock then.
+        let full = || known.get(&Some(Operation::OTHER)).filter(|_| known.len() > MAX_OPERATIONS);
+        match known.get(&operation).or_else(full) {
             Some(outcomes) => count(outcomes),
             None => count(&self.add(operation)),
         };

@@ -175,8 +175,12 @@ impl Mesh {
     /// endpoints that stay keep their records, the budget what was put and spent; calls under way go on as they began. A service that is new is started if
     /// the mesh is, and one that is missing takes no more calls ([`ErrorKind::ServiceNotFound`]), while those under way go on.
     ///
+    /// A service that comes back after it was missing is another one: handles to the old one stay without it, and what was [registered](Self::register) is to be
+    /// registered again.
+    ///
     /// Only the restart of the program changes: where a service's endpoints come from, except for a list of them; its `discovery` table; how it is probed;
-    /// whether it has a table `health` or `outlier`; and of its budget the ttl and the throttle. `start_timeout` means nothing once it has started.
+    /// whether it has a table `health` or `outlier`; and of its budget the ttl, the throttle, and whether it counts by active calls; and `identity`. Secrets of etcd are those it was started with.
+    /// `start_timeout` means nothing once it has started.
     ///
     /// Of a mesh that has started it must be called inside tokio's runtime.
     ///
@@ -249,7 +253,12 @@ impl Mesh {
 
 impl Inner {
     pub(crate) fn reload(&self, config: Config) -> Result<Reloaded, ConfigError> {
-        self.reloads.reload(config, &self.parts, |part| self.lifecycle.run_all(part))
+        let start = |part: &Part| self.lifecycle.run_all(part);
+        let forget = |name: &ServiceName| {
+            self.lifecycle.forget(name);
+            self.registry.forget(name);
+        };
+        self.reloads.reload(config, &self.parts, start, forget)
     }
 }
 

@@ -174,7 +174,7 @@ impl Part {
         let now = self.config();
         let only_list = self.list.is_some() && matches!(next.source, SourceConfig::Endpoints(_));
         let fixed = [
-            ("source", now.source == next.source || only_list),
+            ("source", now.source.is_same_as(&next.source) || only_list),
             ("discovery", now.discovery == next.discovery && now.rest_after == next.rest_after),
             ("discovery.locality", now.locality == next.locality),
             ("outlier", now.outlier.is_some() == next.outlier.is_some()),
@@ -191,7 +191,7 @@ impl Part {
             wrong.extend(invalid.mistakes().iter().map(|mistake| mistake.clone().under("budget")));
         }
         let same = [
-            ("endpoints", now.source == next.source),
+            ("endpoints", now.source.is_same_as(&next.source)),
             ("required", now.required == next.required),
             ("allow", now.allow == next.allow),
             ("operations", now.operations == next.operations),

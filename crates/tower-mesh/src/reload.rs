@@ -121,9 +121,15 @@ impl Reloads {
 
     /// The calls under way of services that were taken out.
     pub(crate) fn gone_under_way(&self) -> u64 {
-        let mut gone = lock(&self.gone);
-        gone.retain(|part| part.under_way() > 0);
-        gone.iter().map(|part| part.under_way()).sum()
+        self.let_go();
+        lock(&self.gone).iter().map(|part| part.under_way()).sum()
+    }
+
+    /// Keeps of the services that were taken out only those that have calls.
+    fn let_go(&self) {
+        let idle: Vec<_> = lock(&self.gone).extract_if(.., |part| part.under_way() == 0).collect();
+        // Not under the lock: with a service may go the client of its user.
+        drop(idle);
     }
 
     pub(crate) fn reload(
@@ -131,12 +137,14 @@ impl Reloads {
         config: Config,
         parts: &ArcSwap<Parts>,
         start: impl Fn(&Part),
+        forget: impl Fn(&ServiceName),
     ) -> Result<Reloaded, ConfigError> {
         if self.busy.swap(true, Ordering::AcqRel) {
             return Err(ConfigError::Busy);
         }
         let _busy = Busy(&self.busy);
-        let result = self.checked(config, &parts.load_full()).map(|plan| plan.apply(self, parts, start));
+        let result =
+            self.checked(config, &parts.load_full()).map(|plan| plan.apply(self, parts, start, forget));
         self.note(result.as_ref());
         result
     }
@@ -220,12 +228,16 @@ impl Reloads {
 /// Reloads the mesh whenever its file says something else, for as long as there is the mesh.
 #[cfg(feature = "file")]
 pub(crate) async fn follow(mesh: std::sync::Weak<crate::mesh::Inner>, followed: Followed) {
+    const AGAIN: Duration = Duration::from_millis(100);
+
     let Followed { path, overrides } = followed;
     let mut watch = tower_mesh_discovery::FileWatch::new(&path);
     // None: what was read when the mesh was built may be another one by now.
     let mut seen = None;
     loop {
-        watch.changed().await;
+        if seen.is_some() {
+            watch.changed().await;
+        }
         let text = tokio::fs::read(&path).await.ok();
         if seen.as_ref() == Some(&text) {
             continue;
@@ -239,6 +251,12 @@ pub(crate) async fn follow(mesh: std::sync::Weak<crate::mesh::Inner>, followed: 
                 Err(error)
             }
         };
+        if matches!(result, Err(ConfigError::Busy)) {
+            // Somebody else's is under way: this one's turn comes after it.
+            seen = None;
+            tokio::time::sleep(AGAIN).await;
+            continue;
+        }
         if let Err(error) = result {
             let path = path.display();
             tracing::error!(%path, %error, "the configuration is refused, and the old one stays");
@@ -254,7 +272,13 @@ struct Plan {
 }
 
 impl Plan {
-    fn apply(self, reloads: &Reloads, parts: &ArcSwap<Parts>, start: impl Fn(&Part)) -> Reloaded {
+    fn apply(
+        self,
+        reloads: &Reloads,
+        parts: &ArcSwap<Parts>,
+        start: impl Fn(&Part),
+        forget: impl Fn(&ServiceName),
+    ) -> Reloaded {
         let Self { next, differing, report } = self;
         for (part, config) in differing {
             part.reload(&config);
@@ -265,8 +289,10 @@ impl Plan {
             if let Some(part) = before.get(name) {
                 part.leave();
                 lock(&reloads.gone).push(part.clone());
+                forget(name);
             }
         }
+        reloads.let_go();
         report.added.iter().filter_map(|name| next.get(name)).for_each(|part| start(part));
         if !report.is_empty() {
             tracing::info!(added = ?report.added, removed = ?report.removed, changed = ?report.changed, "configuration reloaded");

@@ -320,11 +320,16 @@ where
         });
         let after = match decision {
             Decision::Retry { after } => after,
-            Decision::Stop(reason) => return Some(self.give_up(reason, &parts, now, verdict, result)),
+            Decision::Stop(reason) => {
+                // With the copy that is not sent: a body that is still being read is then read to its end.
+                drop(again);
+                return Some(self.give_up(reason, &parts, now, verdict, result));
+            }
         };
         let permit = match parts.budget.try_withdraw(now) {
             Ok(permit) => permit,
             Err(denied) => {
+                drop(again);
                 return Some(self.give_up(denied.into(), &parts, now, verdict, result));
             }
         };

@@ -257,6 +257,7 @@ impl Draft {
         let Tree(mut tree) = tree.map_err(|error| ConfigError::Malformed { path: None, error })?;
         let in_the_way = overrides.apply(&mut tree);
         let mut draft = tree::read(&tree);
+        draft.mistakes = draft.mistakes.into_iter().map(|mistake| overrides.hide(mistake, &tree)).collect();
         draft.mistakes.extend(in_the_way);
         Ok(draft)
     }

@@ -58,6 +58,16 @@ impl Overrides {
         self
     }
 
+    /// A mistake in a field that one of them sets, without what it was set to: that may be a secret, and mistakes are told to many.
+    pub(super) fn hide(&self, mistake: Mistake, tree: &Value) -> Mistake {
+        let is_set = self.0.iter().any(|over| over.name_in(tree).as_deref() == Some(mistake.field()));
+        if is_set && !mistake.found().starts_with("an unknown") {
+            Mistake::new(mistake.field(), "a value that the environment sets", mistake.allowed())
+        } else {
+            mistake
+        }
+    }
+
     /// Writes them into `tree`; what is in their way there.
     pub(super) fn apply(&self, tree: &mut Value) -> Vec<Mistake> {
         self.0.iter().filter_map(|over| over.apply(tree).err()).collect()
@@ -65,6 +75,18 @@ impl Overrides {
 }
 
 impl Override {
+    /// The path of its field, once it is there.
+    fn name_in(&self, tree: &Value) -> Option<String> {
+        let (mut at, mut path) = (tree, String::new());
+        for name in &self.path {
+            let Value::Object(fields) = at else { return None };
+            let name = existing(fields, name)?;
+            path = super::path_of(&path, &name);
+            at = fields.get(&name)?;
+        }
+        Some(path)
+    }
+
     fn apply(&self, tree: &mut Value) -> Result<(), Mistake> {
         let mut at = tree;
         let mut path = String::new();

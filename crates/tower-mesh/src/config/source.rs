@@ -32,6 +32,17 @@ pub(crate) enum SourceConfig {
     Wrong,
 }
 
+impl SourceConfig {
+    /// Whether it is the same source, though its secrets may have been renewed: those that it was started with stay in use.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            #[cfg(feature = "etcd")]
+            (Self::Etcd(one), Self::Etcd(other)) => one.is_same_but_for_secrets(other),
+            _ => self == other,
+        }
+    }
+}
+
 /// What the file says of sources for all services, and then for one.
 #[derive(Clone, Default)]
 pub(super) struct Sources {

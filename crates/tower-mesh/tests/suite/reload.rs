@@ -221,3 +221,32 @@ async fn a_reload_from_within_a_reload_is_refused_and_hangs_nowhere() {
     assert!(matches!(answer.lock().unwrap().take(), Some(Err(ConfigError::Busy))));
     mesh.reload(config(BEFORE)).unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_comes_back_is_another_one_and_of_the_old_one_nothing_stays() {
+    let go = Arc::new(Notify::new());
+    let held = Arc::new(());
+    let mesh = Mesh::builder().config(config(BEFORE)).build().unwrap();
+    let of_old = held.clone();
+    let old = mesh.service("database").unwrap().connect(move |_: &EndpointHandle| {
+        let _client = of_old.clone();
+        service_fn(|Query(text): Query| std::future::ready(Ok::<_, BoxError>(Rows(text))))
+    });
+    mesh.register::<Query, _>("database", old).unwrap();
+    mesh.start().await.unwrap();
+    mesh.call("database", "get", query("x")).await.unwrap();
+    assert!(Arc::strong_count(&held) > 1);
+
+    let components = |mesh: &Mesh| mesh.status().components.len();
+    assert_eq!(components(&mesh), 1);
+    mesh.reload(config("")).unwrap();
+    assert_eq!(components(&mesh), 0);
+    tasks().await;
+    assert_eq!(Arc::strong_count(&held), 1, "with the service went what its user's client held");
+    mesh.reload(config(BEFORE)).unwrap();
+    let error = mesh.call("database", "get", query("x")).await.unwrap_err();
+    assert!(error.to_string().contains("nothing is registered"), "{error}");
+    mesh.register::<Query, _>("database", database(&mesh, "database", &go)).unwrap();
+    assert_eq!(mesh.call("database", "get", query("x")).await.unwrap().0, "a:1");
+    assert_eq!(components(&mesh), 1);
+}

@@ -238,3 +238,24 @@ async fn who_waits_for_the_start_hears_of_the_end_too() {
     mesh.shutdown(Duration::ZERO).await;
     assert!(!waits.await.unwrap());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_farewell_that_panics_or_is_interrupted_ends_no_other_and_no_shutdown() {
+    let done = Arc::new(AtomicU64::new(0));
+    let slow = done.clone();
+    let mesh = Mesh::builder()
+        .config_toml("[services.database]\nendpoints = [\"a:1\"]")
+        .at_shutdown(async { panic!("a farewell") })
+        .at_shutdown(async move {
+            sleep(Duration::from_secs(3)).await;
+            slow.fetch_add(1, Ordering::Relaxed);
+        })
+        .build()
+        .unwrap();
+    mesh.start().await.unwrap();
+    let interrupted = tokio::time::timeout(SECOND, mesh.shutdown(10 * SECOND)).await;
+    assert!(interrupted.is_err() && done.load(Ordering::Relaxed) == 0);
+    let report = mesh.shutdown(10 * SECOND).await;
+    assert_eq!((report.unsaid, report.tasks, done.load(Ordering::Relaxed)), (0, 1, 1));
+    assert_eq!(mesh.state(), MeshState::Stopped);
+}

@@ -1,7 +1,7 @@
 //! What a mesh tells to the `metrics` facade, once a second, out of what its layers count anyway. The table is in the crate's README; a test keeps it true.
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
-use tower_mesh_core::Tick;
+use tower_mesh_core::{ServiceName, Tick};
 use tower_mesh_health::policy::{HealthState, merge};
 use tower_mesh_retry::error::{FailureReason, StopReason};
 
@@ -32,6 +32,26 @@ pub(crate) fn describe() {
     describe_counter!("tower_mesh_circuit_refused_total", "calls refused by circuits");
 }
 
+/// A service was taken out: what it had now is nothing. Its counters stay, and go on when it comes back and has counted past them.
+pub(crate) fn gone(name: &ServiceName) {
+    let service = || metrics::SharedString::from(name.to_string());
+    for state in STATES {
+        gauge!("tower_mesh_endpoints", "service" => service(), "state" => state.as_str()).set(0.0);
+    }
+    gauge!("tower_mesh_discovery_endpoints", "service" => service()).set(0.0);
+    gauge!("tower_mesh_attempts_in_flight", "service" => service()).set(0.0);
+    gauge!("tower_mesh_retries_in_flight", "service" => service()).set(0.0);
+    gauge!("tower_mesh_retry_budget_balance", "service" => service()).set(0.0);
+}
+
+const STATES: [HealthState; 5] = [
+    HealthState::Unknown,
+    HealthState::Healthy,
+    HealthState::Degraded,
+    HealthState::Unhealthy,
+    HealthState::Draining,
+];
+
 pub(crate) fn publish(part: &Part, now: Tick) {
     let service = || metrics::SharedString::from(part.name.to_string());
 
@@ -43,13 +63,6 @@ pub(crate) fn publish(part: &Part, now: Tick) {
     counter!("tower_mesh_discovery_errors_total", "service" => service()).absolute(discovery.errors);
 
     let health = part.health.as_ref().map(|health| (health.status(), health.probes()));
-    let states = [
-        HealthState::Unknown,
-        HealthState::Healthy,
-        HealthState::Degraded,
-        HealthState::Unhealthy,
-        HealthState::Draining,
-    ];
     let verdicts: Vec<_> = match &health {
         Some((health, _)) => health.iter().map(|health| health.verdict()).collect(),
         None => {
@@ -60,7 +73,7 @@ pub(crate) fn publish(part: &Part, now: Tick) {
                 .collect()
         }
     };
-    for state in states {
+    for state in STATES {
         let count = verdicts.iter().filter(|verdict| **verdict == state).count();
         gauge!("tower_mesh_endpoints", "service" => service(), "state" => state.as_str()).set(count as f64);
     }

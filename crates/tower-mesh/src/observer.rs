@@ -51,6 +51,8 @@ pub(crate) async fn observe(mesh: WeakMesh, stop: CancellationToken) {
     let mut every = interval(EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut readiness = Change::default();
+    #[cfg(feature = "metrics")]
+    let mut told = std::collections::BTreeSet::new();
     loop {
         let waited = mesh.gone.run_until_cancelled(stop.run_until_cancelled(every.tick())).await;
         let (Some(ticked), Some(mesh)) = (waited, mesh.upgrade()) else { return };
@@ -61,6 +63,12 @@ pub(crate) async fn observe(mesh: WeakMesh, stop: CancellationToken) {
             part.seen.look(part, now);
             #[cfg(feature = "metrics")]
             crate::metering::publish(part, now);
+        }
+        #[cfg(feature = "metrics")]
+        {
+            let now = parts.keys().cloned().collect();
+            let before = std::mem::replace(&mut told, now);
+            before.difference(&told).for_each(crate::metering::gone);
         }
         let versions = parts.values().map(|part| part.discovery.status().version).sum();
         if readiness.may_have_happened((mesh.state() as u8, EndpointHandle::changes(), versions)) {

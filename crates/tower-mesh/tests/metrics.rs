@@ -180,3 +180,23 @@ async fn prometheus_finds_nothing_wrong() {
     let said = [output.stdout, output.stderr].map(|said| String::from_utf8(said).unwrap()).concat();
     assert!(output.status.success() && said.is_empty(), "{said}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn of_a_service_that_was_taken_out_nothing_is_there_any_more() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    let _recording = metrics::set_default_local_recorder(&recorder);
+    let config = |text: &str| tower_mesh::Config::from_toml(text).unwrap();
+    let mesh = Mesh::builder().config(config("[services.a]\nendpoints = [\"10.0.0.1:1\"]")).build().unwrap();
+    mesh.start().await.unwrap();
+    let known = || {
+        let all = series(&handle.render());
+        all["tower_mesh_discovery_endpoints"].iter().map(|(_, value)| *value).collect::<Vec<_>>()
+    };
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(known(), [1.0]);
+    mesh.reload(config("")).unwrap();
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(known(), [0.0]);
+    mesh.shutdown(Duration::ZERO).await;
+}

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use tower_mesh_admission::Overloaded;
 use tower_mesh_breaker::CircuitOpen;
 use tower_mesh_core::classify::{Origin, Retry, Verdict};
 use tower_mesh_core::error::{Judged, find};
@@ -40,6 +41,7 @@ const FINAL: Verdict = Verdict::failure(Origin::Local, Retry::Never);
 /// | `CircuitOpen` | a circuit around the call is open | fail, or try later |
 /// | `Unhealthy` | the one endpoint is down | fail, or try later |
 /// | `NotReady` | no endpoint could take the call in time | fail; the service is overloaded |
+/// | `Overloaded` | there is no room for the call, by the table `limit` or `admission`; nothing was sent | fail, or try later; not at once |
 /// | `DeadlineExceeded` | the call took too long; it may have been acted on | as for any call without answer |
 /// | `AttemptTimedOut` | the last attempt took too long and no other was allowed; it may have been acted on | as for any call without answer |
 /// | `Upstream` | the client failed; its error is the source | depends on that |
@@ -64,6 +66,8 @@ pub enum ErrorKind {
     Unhealthy,
     /// No endpoint could take the call in time.
     NotReady,
+    /// There is no room for the call.
+    Overloaded,
     /// The whole call took too long.
     DeadlineExceeded,
     /// The last attempt took too long.
@@ -103,6 +107,8 @@ impl Error {
             || find::<tower_mesh_retry::error::NotReady>(chain).is_some()
         {
             ErrorKind::NotReady
+        } else if find::<Overloaded>(chain).is_some() {
+            ErrorKind::Overloaded
         } else if find::<CircuitOpen>(chain).is_some() {
             ErrorKind::CircuitOpen
         } else if find::<Unhealthy>(chain).is_some() {
@@ -155,6 +161,7 @@ impl fmt::Display for Error {
             ErrorKind::CircuitOpen => "the circuit is open",
             ErrorKind::Unhealthy => "the endpoint is down",
             ErrorKind::NotReady => "no endpoint was ready in time",
+            ErrorKind::Overloaded => "overloaded",
             ErrorKind::DeadlineExceeded => "the deadline has passed",
             ErrorKind::AttemptTimedOut => "no answer in time",
             ErrorKind::Upstream => "the request failed",

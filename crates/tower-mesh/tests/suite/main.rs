@@ -14,6 +14,7 @@ mod effect;
 mod errors;
 mod membership;
 mod operations;
+mod overload;
 mod overrides;
 mod probes;
 mod readiness;

@@ -37,7 +37,7 @@ pub struct CallContext {
     tried: Cell<Tried>,
     operation: Cell<Option<Operation>>,
     caller: Cell<Option<Caller>>,
-    priority: Cell<Priority>,
+    priority: Cell<Option<Priority>>,
     options: Cell<CallOptions>,
     drop_reason: Cell<Option<DropReason>>,
     deadline_kept: Cell<bool>,
@@ -81,7 +81,7 @@ impl CallContext {
             self.hash_key.set(call.hash_key.get());
             self.operation.set(call.operation());
             self.caller.set(call.caller());
-            self.priority.set(call.priority());
+            self.priority.set(call.priority.get());
             if !call.around_calls {
                 self.options.set(call.options());
             }
@@ -117,7 +117,7 @@ impl CallContext {
 
     /// Says how much the call matters, for when not all can be served. Default [`Priority::Normal`].
     pub fn with_priority(self, priority: Priority) -> Self {
-        self.priority.set(priority);
+        self.priority.set(Some(priority));
         self
     }
 
@@ -311,10 +311,10 @@ impl CallContext {
         self.caller.get()
     }
 
-    /// How much the call matters.
+    /// How much the call matters: as was said of it, or else as its [options](Self::options) say.
     #[inline]
     pub fn priority(&self) -> Priority {
-        self.priority.get()
+        self.priority.get().or_else(|| self.options().get_priority()).unwrap_or_default()
     }
 
     /// How much a call matters that is made now, as far as the context says that is lent: that of a call, or of the work [around](Self::around_calls) it.

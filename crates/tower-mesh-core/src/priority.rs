@@ -44,7 +44,7 @@ impl fmt::Display for Priority {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::CallContext;
+    use crate::{CallContext, CallOptions};
 
     #[test]
     fn names_stand_in_the_order_of_the_steps() {
@@ -62,5 +62,9 @@ mod tests {
             assert_eq!(outer.beside().priority(), Priority::Sheddable);
         }
         assert_eq!(CallContext::priority_now(), Priority::Normal, "nothing is lent");
+        let options = CallOptions::new().priority(Priority::Sheddable);
+        let call = CallContext::new().with_options(options);
+        assert_eq!(call.priority(), Priority::Sheddable);
+        assert_eq!(call.with_priority(Priority::Critical).priority(), Priority::Critical);
     }
 }

@@ -26,6 +26,7 @@
 //! [services.users.operations.report]   # what is otherwise for calls of this operation
 //! timeout = "60s"                  # of the whole call
 //! max_attempts = 1
+//! priority = "sheddable"           # how much it matters where there is a limit: sheddable, normal, critical
 //! idempotent = true                # whether doing it twice does no harm, whatever the request looks like
 //! [services.users.deadline]        # the whole call
 //! timeout = "15s"

@@ -13,7 +13,7 @@ use tower_mesh_breaker::{BreakerConfig, BreakerConfigBuilder, OpenDelay, Origins
 use tower_mesh_core::backoff::Jitter;
 use tower_mesh_core::classify::Origin;
 use tower_mesh_core::error::Mistake;
-use tower_mesh_core::{CallOptions, Caller, Operation, ServiceName};
+use tower_mesh_core::{CallOptions, Caller, Operation, Priority, ServiceName};
 use tower_mesh_discovery::{Algorithm, DiscoveryConfig, DiscoveryConfigBuilder};
 use tower_mesh_health::{HealthConfig, HealthConfigBuilder, Initial};
 use tower_mesh_retry::{
@@ -129,6 +129,9 @@ fn read_operations(table: &mut Table<'_>) -> BTreeMap<Operation, CallOptions> {
         }
         if let Some(idempotent) = part.flag("idempotent") {
             options = options.idempotent(idempotent);
+        }
+        if let Some(priority) = part.word("priority", &Priority::ALL) {
+            options = options.priority(priority);
         }
         table.absorb(part);
         if is_pattern(name) && !name.ends_with('*') {

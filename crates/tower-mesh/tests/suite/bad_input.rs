@@ -157,11 +157,12 @@ fn wrong_services() -> Vec<(&'static str, Vec<Told>)> {
         ),
         ("resolver = \"dns\"\nhealth.interval = \"1s\"", &[("health", "no probe", A_PROBE)]),
         (
-            "resolver = \"dns\"\noperations.a = { timeout = \"0s\", max_attempts = 21, idempotent = 1 }\noperations.\"b*\" = {}",
+            "resolver = \"dns\"\noperations.a = { timeout = \"0s\", max_attempts = 21, idempotent = 1, priority = \"high\" }\noperations.\"b*\" = {}",
             &[
                 ("operations.a.timeout", "0ns", "1ms to 1day"),
                 ("operations.a.max_attempts", "21", "1 to 20"),
                 ("operations.a.idempotent", "1", "true or false"),
+                ("operations.a.priority", "\"high\"", "\"sheddable\", \"normal\", \"critical\""),
                 ("operations.\"b*\"", "an invalid name", "1 to 128 bytes without *"),
             ],
         ),

@@ -105,8 +105,10 @@ async fn a_retry_keeps_the_place_of_its_call_and_waiting_is_within_the_deadline(
 
 #[tokio::test(start_paused = true)]
 async fn the_priority_of_the_work_around_a_call_counts() {
-    let tables = "limit = { algorithm = \"fixed\", initial = 4, normal_share = 0.75, sheddable_share = 0.5 }";
+    let tables = "limit = { algorithm = \"fixed\", initial = 4, normal_share = 0.75, sheddable_share = 0.5 }\n\
+                  operations.report.priority = \"sheddable\"";
     let (mesh, database, _) = database(tables).await;
+    mesh.register::<Query, _>("database", database.clone()).unwrap();
     let _two: Vec<_> = (0..2).map(|_| tokio::spawn(database.clone().oneshot(query("a")))).collect();
     tasks().await;
     for (context, answers) in [
@@ -125,9 +127,15 @@ async fn the_priority_of_the_work_around_a_call_counts() {
         tasks().await;
         assert_eq!(!call.is_finished(), answers, "{context:?}");
     }
+    for (operation, reason) in [("report", Priority::Sheddable), ("query", Priority::Normal)] {
+        let _ = mesh.call("database", operation, query("a")).await.map_err(|error| {
+            let error: BoxError = error.into();
+            assert_eq!(error::find::<Overloaded>(&*error).unwrap().priority(), reason);
+        });
+    }
     let limit = mesh.status().services[0].limit.unwrap();
     let refused = (limit.refused_sheddable, limit.refused_normal, limit.refused_critical);
-    assert_eq!((limit.in_flight, refused), (4, (2, 1, 0)));
+    assert_eq!((limit.in_flight, refused), (4, (3, 2, 0)));
 }
 
 #[tokio::test(start_paused = true)]

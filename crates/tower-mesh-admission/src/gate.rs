@@ -180,7 +180,7 @@ mod tests {
     const NORMAL: Priority = Priority::Normal;
 
     fn wait(gate: &Gate, priority: Priority) -> (Key, oneshot::Receiver<u32>) {
-        match gate.enter(priority, 3) {
+        match gate.enter(priority, 4) {
             Some(Entry::Wait(key, waits)) => (key, waits),
             other => panic!("{other:?}"),
         }
@@ -192,10 +192,11 @@ mod tests {
         assert_eq!(gate.try_enter(NORMAL), Some(1));
         let (_, mut first) = wait(&gate, NORMAL);
         let (_, mut second) = wait(&gate, NORMAL);
+        let (_, mut third) = wait(&gate, NORMAL);
         let (_, mut critical) = wait(&gate, Priority::Critical);
-        assert!(gate.enter(NORMAL, 3).is_none());
-        assert_eq!(gate.counts(), (1, 3));
-        for waits in [&mut critical, &mut first, &mut second] {
+        assert!(gate.enter(NORMAL, 4).is_none());
+        assert_eq!(gate.counts(), (1, 4));
+        for waits in [&mut critical, &mut first, &mut second, &mut third] {
             assert!(waits.try_recv().is_err());
             gate.leave();
             assert_eq!(waits.try_recv(), Ok(1));
@@ -221,11 +222,11 @@ mod tests {
         let gate = Gate::new([1, 1, 1]);
         assert!(gate.try_enter(NORMAL).is_some());
         let (_, mut shed) = wait(&gate, Priority::Sheddable);
-        let _normal = (wait(&gate, NORMAL), wait(&gate, NORMAL));
-        assert!(gate.enter(Priority::Sheddable, 3).is_none());
+        let _normal = [wait(&gate, NORMAL), wait(&gate, NORMAL), wait(&gate, NORMAL)];
+        assert!(gate.enter(Priority::Sheddable, 4).is_none());
         let (..) = wait(&gate, Priority::Critical);
         assert_eq!(shed.try_recv(), Err(oneshot::error::TryRecvError::Closed));
-        assert_eq!(gate.counts(), (1, 3));
+        assert_eq!(gate.counts(), (1, 4));
         assert!(gate.enter(Priority::Critical, 0).is_none(), "nobody may wait any more");
     }
 

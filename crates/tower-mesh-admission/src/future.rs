@@ -75,56 +75,41 @@ where
 {
     type Output = Result<C::Response<AdmissionGuard>, BoxError>;
 
-    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
-        if !matches!(*state, State::Calling { .. }) {
-            ready!(begin(state.as_mut(), cx))?;
-        }
-        let StateProj::Calling { future, guard, classifier } = state.project() else {
-            unreachable!("a call begins, or it is over")
-        };
-        let result = ready!(future.poll(cx)).map_err(Into::into);
-        let guard = guard.take().expect("a future is not polled after it is ready");
-        let verdict = judge(classifier, result.as_ref().map_err(|error| &**error));
-        Poll::Ready(match result {
-            Ok(response) => Ok(classifier.attach(response, verdict, guard)),
-            Err(error) => {
-                guard.finish(verdict);
-                Err(error)
+        loop {
+            match state.as_mut().project() {
+                StateProj::Waiting { waits } => {
+                    let waiting = waits.as_mut().expect("a future is not polled after it is ready");
+                    let place = ready!(waiting.waiting.poll(cx));
+                    let Waits { mut service, request, classifier, .. } = *waits.take().expect("it was there");
+                    let (shared, number) = place?.into_parts();
+                    // The wait was for us; the call begins now.
+                    let started = clock();
+                    CallContext::restart_attempt(started);
+                    let guard = AdmissionGuard::new(shared, number, started);
+                    let future = service.call(request);
+                    state.set(State::Calling { future, guard: Some(guard), classifier });
+                }
+                StateProj::Calling { future, guard, classifier } => {
+                    let result = ready!(future.poll(cx)).map_err(Into::into);
+                    let guard = guard.take().expect("a future is not polled after it is ready");
+                    let verdict = judge(classifier, result.as_ref().map_err(|error| &**error));
+                    return Poll::Ready(match result {
+                        Ok(response) => Ok(classifier.attach(response, verdict, guard)),
+                        Err(error) => {
+                            guard.finish(verdict);
+                            Err(error)
+                        }
+                    });
+                }
+                StateProj::Refused { refusal } => {
+                    let refusal = refusal.take().expect("a future is not polled after it is ready");
+                    return Poll::Ready(Err(refusal.into()));
+                }
             }
-        })
-    }
-}
-
-/// Begins a call that waits, once it has a place.
-#[cold]
-#[inline(never)]
-fn begin<S, Req, C>(
-    mut state: Pin<&mut State<S, Req, S::Future, C>>,
-    cx: &mut Context<'_>,
-) -> Poll<Result<(), Overloaded>>
-where
-    S: Service<Req>,
-{
-    let waits = match state.as_mut().project() {
-        StateProj::Refused { refusal } => {
-            return Poll::Ready(Err(refusal.take().expect("a future is not polled after it is ready")));
         }
-        StateProj::Calling { .. } => return Poll::Ready(Ok(())),
-        StateProj::Waiting { waits } => waits,
-    };
-    let waiting = waits.as_mut().expect("a future is not polled after it is ready");
-    let place = ready!(waiting.waiting.poll(cx));
-    let Waits { mut service, request, classifier, .. } = *waits.take().expect("it was there");
-    let (shared, number) = place?.into_parts();
-    // The wait was for us; the call begins now.
-    let started = clock();
-    CallContext::restart_attempt(started);
-    let guard = AdmissionGuard::new(shared, number, started);
-    let future = service.call(request);
-    state.set(State::Calling { future, guard: Some(guard), classifier });
-    Poll::Ready(Ok(()))
+    }
 }
 
 impl<S, Req, C> fmt::Debug for AdmissionFuture<S, Req, C>

@@ -79,69 +79,37 @@ where
         Poll::Ready(ready.map_err(Into::into))
     }
 
-    #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
-        let guard = match &self.shared {
-            None => AdmissionGuard::idle(),
-            Some(shared) => match admit(shared, self.place.take(), self.watching) {
-                Ok(guard) => guard,
-                Err(otherwise) => return self.call_later(otherwise, request),
-            },
+        let Some(shared) = &self.shared else {
+            let future = self.inner.call(request);
+            return AdmissionFuture::calling(future, AdmissionGuard::idle(), self.classifier.clone());
         };
-        // The guard is there before the inner call: a panic in it gives the place back.
+        let started = CallContext::attempt_started(clock);
+        let place = match self.place.take() {
+            Some(place) => place,
+            None if self.watching => {
+                panic!("a service must be ready before it is called: tower's Service contract")
+            }
+            None => {
+                let priority = CallContext::priority_now();
+                match shared.enter(priority, || started) {
+                    Ok(Entry::Now(number)) => Place::new(shared.clone(), number),
+                    Ok(Entry::Wait(key, leave)) => {
+                        let waiting = Waiting::new(shared.clone(), priority, key, leave);
+                        // The readied value waits with the request; a clone takes its place here.
+                        let clone = self.inner.clone();
+                        let inner = mem::replace(&mut self.inner, clone);
+                        return AdmissionFuture::waiting(waiting, inner, request, self.classifier.clone());
+                    }
+                    Err(refusal) => return AdmissionFuture::refused(refusal),
+                }
+            }
+        };
+        let (shared, number) = place.into_parts();
+        // Before the inner call: a panic there gives the place back.
+        let guard = AdmissionGuard::new(shared, number, started);
         AdmissionFuture::calling(self.inner.call(request), guard, self.classifier.clone())
     }
-}
-
-impl<S, C> Admission<S, C> {
-    /// For a call that is not made now, or not at all.
-    #[cold]
-    #[inline(never)]
-    fn call_later<Req>(
-        &mut self,
-        otherwise: Result<Waiting, Overloaded>,
-        request: Req,
-    ) -> AdmissionFuture<S, Req, C>
-    where
-        S: Service<Req> + Clone,
-        C: Clone,
-    {
-        match otherwise {
-            Err(refusal) => AdmissionFuture::refused(refusal),
-            Ok(waiting) => {
-                // The readied value waits with the request; a clone takes its place here.
-                let clone = self.inner.clone();
-                let inner = mem::replace(&mut self.inner, clone);
-                AdmissionFuture::waiting(waiting, inner, request, self.classifier.clone())
-            }
-        }
-    }
-}
-
-/// The guard over a call that may be made now: by the `place` that it has, or one that is free. Otherwise it has to wait, or is refused.
-#[inline]
-fn admit(
-    shared: &Sharded<Shared>,
-    place: Option<Place>,
-    watching: bool,
-) -> Result<AdmissionGuard, Result<Waiting, Overloaded>> {
-    let started = CallContext::attempt_started(clock);
-    let place = match place {
-        Some(place) => place,
-        None if watching => panic!("a service must be ready before it is called: tower's Service contract"),
-        None => {
-            let priority = CallContext::priority_now();
-            match shared.enter(priority, || started) {
-                Ok(Entry::Now(number)) => Place::new(shared.clone(), number),
-                Ok(Entry::Wait(key, leave)) => {
-                    return Err(Ok(Waiting::new(shared.clone(), priority, key, leave)));
-                }
-                Err(refusal) => return Err(Err(refusal)),
-            }
-        }
-    };
-    let (shared, number) = place.into_parts();
-    Ok(AdmissionGuard::new(shared, number, started))
 }
 
 /// Gets a place for the call to come, unless it is there.

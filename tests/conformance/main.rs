@@ -5,6 +5,7 @@
 //! listed as not adopted fails, and so does a case of an adopted kind that is not understood.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod admission;
 mod backoff;
 mod balance;
 mod case;
@@ -37,6 +38,7 @@ macro_rules! adopted {
 
 #[rustfmt::skip]
 const ADOPTED: &[Adopted] = &adopted! {
+    admission: aimd, gradient2_step, envoy_admission, sre_throttle;
     backoff: full_jitter_mod, lower_bound_jitter, exponential, decorrelated_step, equal_jitter_step, polly_delay_max, aws_upper_bounds, linear, grpc_retry_delay, linkerd_backoff, polly_delay, randomized_bounds;
     balance: edf_sequence, hash_combine, lr_weight, maglev_table, panic_single, priority_load, ring_build, ring_counts, ring_pick, slow_start_factor, subset, zone_aware;
     circuit: cb_trace, cb_count_window, cb_threshold, consecutive_accrual, linkerd_unified_rule;

@@ -16,7 +16,7 @@ use tower_mesh_core::classify::ByResult;
 use tower_mesh_core::{BoxError, Endpoint, EndpointHandle, Reason};
 use tower_mesh_discovery::{Algorithm, Balance, DiscoveryConfig, DiscoveryLayer, FixedList};
 use tower_mesh_test::Stepped;
-use tower_mesh_tests::{Query, breaker, deadline, health, hedge, retry, seconds};
+use tower_mesh_tests::{Query, admission, breaker, deadline, health, hedge, retry, seconds};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -105,6 +105,8 @@ fn the_ready_path_allocates_nothing() {
     assert_eq!(allocations(&deadline().layer(Echo)), 0, "deadline");
     assert_eq!(allocations(&retry().layer(Echo)), 0, "retry");
     assert_eq!(allocations(&hedge().layer(Echo)), 0, "hedge");
+    assert_eq!(allocations(&admission().layer(Echo)), 0, "admission alone");
+    assert_eq!(allocations(&admission().watching(&endpoint).layer(Echo)), 0, "admission watching");
     assert_eq!(allocations(&breakers.layer(Echo)), 0, "breaker alone");
     assert_eq!(allocations(&breakers.watching(&endpoint).layer(Echo)), 0, "breaker watching");
     let keyed = breaker().keyed(|query: &Query| query.0);

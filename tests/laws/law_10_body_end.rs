@@ -2,6 +2,7 @@
 
 use tower::ServiceExt;
 use tower_layer::Layer;
+use tower_mesh_admission::{AdmissionLayer, LimitConfig};
 use tower_mesh_breaker::{BreakerConfig, BreakerLayer, State};
 use tower_mesh_core::EndpointHandle;
 use tower_mesh_discovery::{DiscoveryLayer, FixedList};
@@ -41,6 +42,18 @@ async fn a_body_that_ends_badly_is_a_failure_whatever_its_head_said() {
     tokio::time::advance(seconds(5)).await;
     service.oneshot(Query(0)).await.unwrap().end(false);
     assert_eq!(circuit.state(), State::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_is_taken_until_the_body_has_ended() {
+    let limit = AdmissionLayer::new(LimitConfig::fixed(1).unwrap(), Streams);
+    let service = limit.layer(streaming());
+    let mut body = service.clone().oneshot(Query(0)).await.unwrap();
+    body.piece();
+    assert!(service.clone().oneshot(Query(1)).await.is_err());
+    body.end(false);
+    drop(service.clone().oneshot(Query(1)).await.unwrap());
+    assert!(service.oneshot(Query(2)).await.is_ok(), "one that is dropped unread is over");
 }
 
 #[tokio::test(start_paused = true)]

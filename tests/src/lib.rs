@@ -5,8 +5,8 @@ mod subjects;
 
 pub use streaming::{Body, Guarded, Head, Streams};
 pub use subjects::{
-    ALL, Query, Subject, Wrap, balance, breaker, circuit_of, composed, deadline, discovery, health, hedge,
-    retry,
+    ALL, Query, Subject, Wrap, admission, balance, breaker, circuit_of, composed, deadline, discovery,
+    health, hedge, retry,
 };
 
 use std::time::Duration;

@@ -2,6 +2,7 @@
 
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceBuilder};
+use tower_mesh_admission::{AdmissionConfig, AdmissionLayer, LimitConfig, SuccessRateConfig};
 use tower_mesh_breaker::outlier::{OutlierConfig, Outliers};
 use tower_mesh_breaker::{Breaker, BreakerConfig, BreakerLayer, Circuit};
 use tower_mesh_core::backoff::Jitter;
@@ -27,10 +28,15 @@ pub type Subject = BoxCloneSyncService<Query, u64, BoxError>;
 pub type Wrap = fn(&Inner<Query, u64>) -> Subject;
 
 /// Every layer, alone and together. To be applied inside a tokio runtime.
-pub const ALL: [(&str, Wrap); 10] = [
+pub const ALL: [(&str, Wrap); 12] = [
     ("deadline", |inner| Subject::new(deadline().layer(inner.clone()))),
     ("retry", |inner| Subject::new(retry().layer(inner.clone()))),
     ("hedge", |inner| Subject::new(hedge().layer(inner.clone()))),
+    ("admission alone", |inner| Subject::new(admission().layer(inner.clone()))),
+    ("admission watching", |inner| {
+        let endpoint = EndpointHandle::new("a:1".parse().expect("an address"));
+        Subject::new(admission().watching(&endpoint).layer(inner.clone()))
+    }),
     ("breaker alone", |inner| Subject::new(breaker().layer(inner.clone()))),
     ("breaker watching", |inner| {
         let endpoint = EndpointHandle::new("a:1".parse().expect("an address"));
@@ -65,6 +71,12 @@ pub fn retry() -> RetryLayer<ByResult, Idempotent> {
 pub fn hedge() -> HedgeLayer<ByResult, Idempotent> {
     let config = HedgeConfig::builder().delay(seconds(5)).build();
     HedgeLayer::new(config.expect("in range"), ByResult).replay(Idempotent)
+}
+
+/// A limit that adapts, and refusals by success rate.
+pub fn admission() -> AdmissionLayer<ByResult> {
+    let config = AdmissionConfig::new().limit(LimitConfig::default());
+    AdmissionLayer::new(config.success_rate(SuccessRateConfig::default()), ByResult)
 }
 
 /// Opens after five failures in a row.

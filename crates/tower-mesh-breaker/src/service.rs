@@ -6,7 +6,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::sync::futures::OwnedNotified;
-use tower_mesh_core::classify::{Origin, Retry, Verdict};
+use tower_mesh_core::classify::{Origin, Outcome, Retry, Verdict};
+use tower_mesh_core::error::{self, Judged};
 use tower_mesh_core::{BoxError, CallContext, Classify, Tick};
 use tower_service::Service;
 
@@ -152,8 +153,9 @@ where
                 }
                 Poll::Ready(Err(error)) => {
                     self.changed = None;
-                    self.readiness_failed();
-                    return Poll::Ready(Err(error.into()));
+                    let error = error.into();
+                    self.readiness_failed(&error);
+                    return Poll::Ready(Err(error));
                 }
                 Poll::Pending if self.heard_change(cx) => {}
                 Poll::Pending => return Poll::Pending,
@@ -174,11 +176,13 @@ where
 }
 
 impl<S, C> Breaker<S, C> {
-    /// The inner service will take no more calls, or not this one: as good as a failed call.
+    /// The inner service will take no more calls, or not this one: as good as a failed call, unless a layer of ours refuses it, which says nothing of the service.
     #[cold]
-    fn readiness_failed(&mut self) {
+    fn readiness_failed(&mut self, error: &BoxError) {
         if let Ok(admission) = self.use_ticket() {
-            let verdict = Verdict::failure(Origin::Local, Retry::NotProcessed);
+            let judged = error::find::<Judged>(&**error).map(Judged::verdict);
+            let refused = judged.filter(|verdict| verdict.outcome == Outcome::Refused);
+            let verdict = refused.unwrap_or(Verdict::failure(Origin::Local, Retry::NotProcessed));
             self.circuit.release(admission, verdict, 0, clock());
         }
     }

@@ -9,6 +9,7 @@ use scoped_tls::scoped_thread_local;
 use crate::caller::Caller;
 use crate::operation::Operation;
 use crate::options::CallOptions;
+use crate::priority::Priority;
 use crate::tick::Tick;
 
 /// What the layers of one call tell each other.
@@ -36,6 +37,7 @@ pub struct CallContext {
     tried: Cell<Tried>,
     operation: Cell<Option<Operation>>,
     caller: Cell<Option<Caller>>,
+    priority: Cell<Option<Priority>>,
     options: Cell<CallOptions>,
     drop_reason: Cell<Option<DropReason>>,
     deadline_kept: Cell<bool>,
@@ -57,13 +59,13 @@ impl CallContext {
         Self::default()
     }
 
-    /// A context for work that makes calls, such as a server's handler. Lent while that work is polled, its deadline, caller and hash key become those of every call
+    /// A context for work that makes calls, such as a server's handler. Lent while that work is polled, its deadline, caller, priority and hash key become those of every call
     /// made there; nothing else is shared, since the calls are different ones, and to [`with`](Self::with) it is as if nothing were lent.
     pub fn around_calls() -> Self {
         Self { around_calls: true, ..Self::default() }
     }
 
-    /// A context for a part of the call whose context is lent now: its deadline, operation, caller and hash key are taken over, and so is the
+    /// A context for a part of the call whose context is lent now: its deadline, operation, caller, priority and hash key are taken over, and so is the
     /// clock reading. Without one, a new one, under the deadline of the work [around](Self::around_calls) it if there is any.
     #[inline]
     pub fn inherit() -> Self {
@@ -81,13 +83,14 @@ impl CallContext {
             self.hash_key.set(call.hash_key.get());
             self.operation.set(call.operation());
             self.caller.set(call.caller());
+            self.priority.set(call.priority.get());
             if !call.around_calls {
                 self.options.set(call.options());
             }
         });
     }
 
-    /// A context for an attempt of the same call that runs beside this one: its deadline, operation, caller and hash key, and the endpoints tried so far, but
+    /// A context for an attempt of the same call that runs beside this one: its deadline, operation, caller, priority and hash key, and the endpoints tried so far, but
     /// clock readings of its own.
     pub fn beside(&self) -> Self {
         Self {
@@ -95,6 +98,7 @@ impl CallContext {
             hash_key: self.hash_key.clone(),
             operation: self.operation.clone(),
             caller: self.caller.clone(),
+            priority: self.priority.clone(),
             options: self.options.clone(),
             tried: self.tried.clone(),
             earlier_attempts: self.earlier_attempts.clone(),
@@ -111,6 +115,12 @@ impl CallContext {
     /// Says who makes the call, for authorization.
     pub fn with_caller(self, caller: Caller) -> Self {
         self.caller.set(Some(caller));
+        self
+    }
+
+    /// Says how much the call matters, for when not all can be served. Default [`Priority::Normal`].
+    pub fn with_priority(self, priority: Priority) -> Self {
+        self.priority.set(Some(priority));
         self
     }
 
@@ -312,6 +322,18 @@ impl CallContext {
     /// Who makes the call, if that was said.
     pub fn caller(&self) -> Option<Caller> {
         self.caller.get()
+    }
+
+    /// How much the call matters: as was said of it, or else as its [options](Self::options) say.
+    #[inline]
+    pub fn priority(&self) -> Priority {
+        self.priority.get().or_else(|| self.options().get_priority()).unwrap_or_default()
+    }
+
+    /// How much a call matters that is made now, as far as the context says that is lent: that of a call, or of the work [around](Self::around_calls) it.
+    #[inline]
+    pub fn priority_now() -> Priority {
+        Self::with_any(Self::priority).unwrap_or_default()
     }
 
     /// What consistent hashing goes by, if it was given.

@@ -3,6 +3,8 @@
 use std::num::{NonZeroU8, NonZeroU32};
 use std::time::Duration;
 
+use crate::priority::Priority;
+
 /// What one call asks of the layers that its configuration says otherwise: part of its [`CallContext`](crate::CallContext). What is not said is as configured.
 ///
 /// ```
@@ -17,12 +19,13 @@ pub struct CallOptions {
     timeout_ms: Option<NonZeroU32>,
     max_attempts: Option<NonZeroU8>,
     idempotent: Option<bool>,
+    priority: Option<Priority>,
 }
 
 impl CallOptions {
     /// Nothing is said.
     pub const fn new() -> Self {
-        Self { timeout_ms: None, max_attempts: None, idempotent: None }
+        Self { timeout_ms: None, max_attempts: None, idempotent: None, priority: None }
     }
 
     /// How long the whole call may take, in whole milliseconds, at least one; a deadline around it that is earlier stays.
@@ -45,12 +48,19 @@ impl CallOptions {
         self
     }
 
+    /// How much the call matters, where its context does not say so itself.
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.priority = Some(priority);
+        self
+    }
+
     /// What this says, and where it says nothing what `other` does.
     pub fn or(self, other: Self) -> Self {
         Self {
             timeout_ms: self.timeout_ms.or(other.timeout_ms),
             max_attempts: self.max_attempts.or(other.max_attempts),
             idempotent: self.idempotent.or(other.idempotent),
+            priority: self.priority.or(other.priority),
         }
     }
 
@@ -64,6 +74,12 @@ impl CallOptions {
     #[inline]
     pub fn get_max_attempts(&self) -> Option<u32> {
         self.max_attempts.map(|attempts| attempts.get().into())
+    }
+
+    /// See [`priority`](Self::priority).
+    #[inline]
+    pub fn get_priority(&self) -> Option<Priority> {
+        self.priority
     }
 
     /// See [`idempotent`](Self::idempotent).

@@ -19,6 +19,7 @@ use crate::error::{Error, ErrorKind};
 /// | `ShuttingDown`, `NotStarted`, `Unhealthy` | 503 | 14 UNAVAILABLE | |
 /// | `NoEndpoints`, `CircuitOpen` | 503 | 14 UNAVAILABLE | when a circuit lets calls through again, if that is known |
 /// | `NotReady` | 429 | 8 RESOURCE_EXHAUSTED | |
+/// | `Overloaded` | 429 | 8 RESOURCE_EXHAUSTED | |
 /// | `DeadlineExceeded`, `AttemptTimedOut` | 504 | 4 DEADLINE_EXCEEDED | |
 /// | `Upstream`, and errors that are not of this project | 502 | 14 UNAVAILABLE | |
 ///
@@ -108,7 +109,7 @@ impl ErrorKind {
     pub fn http_status(self) -> u16 {
         match self {
             Self::ServiceNotFound => 404,
-            Self::NotReady => 429,
+            Self::NotReady | Self::Overloaded => 429,
             Self::WrongRequestType => 500,
             Self::PermissionDenied => 403,
             Self::Upstream => 502,
@@ -125,7 +126,7 @@ impl ErrorKind {
     pub fn grpc_code(self) -> i32 {
         match self {
             Self::DeadlineExceeded | Self::AttemptTimedOut => 4,
-            Self::NotReady => 8,
+            Self::NotReady | Self::Overloaded => 8,
             Self::ServiceNotFound => 12,
             Self::WrongRequestType => 13,
             Self::PermissionDenied => 7,
@@ -203,6 +204,7 @@ mod tests {
             (CircuitOpen, 503, 14),
             (Unhealthy, 503, 14),
             (NotReady, 429, 8),
+            (Overloaded, 429, 8),
             (DeadlineExceeded, 504, 4),
             (AttemptTimedOut, 504, 4),
             (Upstream, 502, 14),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use tower_mesh_admission::Overloaded;
 use tower_mesh_breaker::CircuitOpen;
 use tower_mesh_core::classify::{Origin, Retry, Verdict};
 use tower_mesh_core::error::{Judged, find};
@@ -40,6 +41,7 @@ const FINAL: Verdict = Verdict::failure(Origin::Local, Retry::Never);
 /// | `CircuitOpen` | a circuit around the call is open | fail, or try later |
 /// | `Unhealthy` | the one endpoint is down | fail, or try later |
 /// | `NotReady` | no endpoint could take the call in time | fail; the service is overloaded |
+/// | `Overloaded` | there is no room for the call, by the table `limit` or `admission`; nothing was sent | fail, or try later; not at once |
 /// | `DeadlineExceeded` | the call took too long; it may have been acted on | as for any call without answer |
 /// | `AttemptTimedOut` | the last attempt took too long and no other was allowed; it may have been acted on | as for any call without answer |
 /// | `Upstream` | the client failed; its error is the source | depends on that |
@@ -64,6 +66,8 @@ pub enum ErrorKind {
     Unhealthy,
     /// No endpoint could take the call in time.
     NotReady,
+    /// There is no room for the call.
+    Overloaded,
     /// The whole call took too long.
     DeadlineExceeded,
     /// The last attempt took too long.
@@ -88,6 +92,8 @@ impl ErrorKind {
             || find::<tower_mesh_retry::error::NotReady>(chain).is_some()
         {
             Self::NotReady
+        } else if find::<Overloaded>(chain).is_some() {
+            Self::Overloaded
         } else if find::<CircuitOpen>(chain).is_some() {
             Self::CircuitOpen
         } else if find::<Unhealthy>(chain).is_some() {
@@ -100,7 +106,7 @@ impl ErrorKind {
     }
 
     /// Every kind.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::ServiceNotFound,
         Self::WrongRequestType,
         Self::PermissionDenied,
@@ -110,6 +116,7 @@ impl ErrorKind {
         Self::CircuitOpen,
         Self::Unhealthy,
         Self::NotReady,
+        Self::Overloaded,
         Self::DeadlineExceeded,
         Self::AttemptTimedOut,
         Self::Upstream,
@@ -127,6 +134,7 @@ impl ErrorKind {
             Self::CircuitOpen => "circuit-open",
             Self::Unhealthy => "unhealthy",
             Self::NotReady => "not-ready",
+            Self::Overloaded => "overloaded",
             Self::DeadlineExceeded => "deadline-exceeded",
             Self::AttemptTimedOut => "attempt-timed-out",
             Self::Upstream => "upstream",
@@ -146,6 +154,7 @@ impl fmt::Display for ErrorKind {
             Self::CircuitOpen => "the circuit is open",
             Self::Unhealthy => "the endpoint is down",
             Self::NotReady => "no endpoint was ready in time",
+            Self::Overloaded => "overloaded",
             Self::DeadlineExceeded => "the deadline has passed",
             Self::AttemptTimedOut => "no answer in time",
             Self::Upstream => "the request failed",

@@ -47,10 +47,11 @@ pub use service::HttpService;
 pub use service::{Connected, MeshFuture, MeshService, ServiceHandle, Tower, With};
 pub use stack::Stack;
 pub use status::{
-    CircuitStatus, ConfigStatus, EndpointStatus, HealthStatus, MeshState, MeshStatus, OutlierStatus,
-    RetryStatus, ServiceStatus, TripStatus,
+    AdmissionStatus, CircuitStatus, ConfigStatus, EndpointStatus, HealthStatus, LimitStatus, MeshState,
+    MeshStatus, OutlierStatus, RetryStatus, ServiceStatus, TripStatus,
 };
 
+pub use tower_mesh_admission as admission;
 pub use tower_mesh_breaker as breaker;
 pub use tower_mesh_core as core;
 pub use tower_mesh_discovery as discovery;

@@ -8,6 +8,7 @@ use arc_swap::ArcSwapOption;
 
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
+use tower_mesh_admission::AdmissionLayer;
 use tower_mesh_breaker::BreakerLayer;
 use tower_mesh_breaker::outlier::Outliers;
 use tower_mesh_core::classify::ByResult;
@@ -40,6 +41,9 @@ pub(crate) struct Part {
     pub(crate) retry: RetryLayer<ByResult>,
     pub(crate) hedge: HedgeLayer<ByResult>,
     pub(crate) deadline: DeadlineLayer,
+    pub(crate) admission: AdmissionLayer<ByResult>,
+    /// There is something to admit by, or was when it was made.
+    admits: bool,
     pub(crate) health: Option<HealthLayer>,
     /// Calls through the layers whose answer is awaited.
     pub(crate) calls: UnderWay,
@@ -132,6 +136,7 @@ impl Part {
         let retry = RetryLayer::new(config.retry, ByResult).budget(budget.clone());
         let tell = (events.clone(), name.clone());
         retry.on_give_up(move |call| tell.0.tell(Some(&tell.1), || EventKind::from(call)));
+        let admission = config.admission_config();
         Self {
             name,
             config: Mutex::new(config.clone()),
@@ -142,6 +147,11 @@ impl Part {
             hedge: HedgeLayer::new(config.hedge, ByResult).budget(budget).counted_outside(),
             retry,
             deadline: DeadlineLayer::new(config.deadline),
+            admits: admission.is_enabled(),
+            admission: match admission.is_enabled() {
+                true => AdmissionLayer::new(admission, ByResult),
+                false => AdmissionLayer::disabled(ByResult),
+            },
             health,
             calls: UnderWay::default(),
             named_calls: UnderWay::default(),
@@ -178,6 +188,9 @@ impl Part {
             ("discovery", now.discovery == next.discovery && now.rest_after == next.rest_after),
             ("discovery.locality", now.locality == next.locality),
             ("outlier", now.outlier.is_some() == next.outlier.is_some()),
+            // Where there was nothing to admit by, there is nothing that could.
+            ("limit", self.admits || next.limit.is_none()),
+            ("admission", self.admits || next.admission.is_none()),
             ("health", now.health.is_some() == next.health.is_some()),
             (
                 "health",
@@ -197,6 +210,8 @@ impl Part {
             ("operations", now.operations == next.operations),
             ("ready_when", now.ready_when == next.ready_when),
             ("deadline", now.deadline == next.deadline),
+            ("limit", now.limit == next.limit),
+            ("admission", now.admission == next.admission),
             ("retry", now.retry == next.retry),
             ("budget", now.budget == next.budget),
             ("hedge", now.hedge == next.hedge),
@@ -229,6 +244,9 @@ impl Part {
         }
         if now.deadline != next.deadline {
             self.deadline.live().reload(next.deadline);
+        }
+        if now.admission_config() != next.admission_config() {
+            self.admission.reload(next.admission_config());
         }
         if now.retry != next.retry {
             self.retry.live().reload(next.retry);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tower_layer::Layer;
+use tower_mesh_admission::Admission;
 use tower_mesh_breaker::{Breaker, BreakerLayer};
 use tower_mesh_core::classify::ByResult;
 use tower_mesh_core::replay::NotIdempotent;
@@ -41,8 +42,8 @@ pub struct ServiceHandle<P = NoLayers, C = ByResult, R = NotIdempotent> {
     replay: R,
 }
 
-/// The layers that the mesh puts together, outermost first: deadline, retry, hedge, balance, and around each endpoint's service a circuit.
-pub type Tower<S, C, R> = Deadline<Retry<Hedge<Balance<Breaker<S, C>, C>, C, R>, C, R>>;
+/// The layers that the mesh puts together, outermost first: deadline, admission, retry, hedge, balance, and around each endpoint's service a circuit.
+pub type Tower<S, C, R> = Deadline<Admission<Retry<Hedge<Balance<Breaker<S, C>, C>, C, R>, C, R>, C>>;
 
 /// What [`ServiceHandle::bind`] and [`ServiceHandle::connect`] give for endpoint services `S`.
 pub type Connected<S, C, R> = MeshService<Tower<S, C, R>>;
@@ -111,8 +112,10 @@ impl<P, C, R> ServiceHandle<P, C, R> {
         };
         let discovery = discovery.bind(bind).endpoint_stack(stack).classify(classifier.clone());
         let hedge = part.hedge.clone().classify(classifier.clone()).replay(replay.clone());
-        let retry = part.retry.clone().classify(classifier).replay(replay);
-        let inner = part.deadline.layer(retry.layer(hedge.layer(discovery.layer(client))));
+        let retry = part.retry.clone().classify(classifier.clone()).replay(replay);
+        let admission = part.admission.clone().classify(classifier);
+        let inner = admission.layer(retry.layer(hedge.layer(discovery.layer(client))));
+        let inner = part.deadline.layer(inner);
         let gate = Gate { part, lifecycle };
         MeshService { inner, gate: Sharded::new(gate), operation: None, in_span: false }
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tower_layer::{Identity, Layer};
+use tower_mesh_admission::AdmissionLayer;
 use tower_mesh_breaker::{Breaker, BreakerLayer};
 use tower_mesh_core::{Bind, EndpointHandle};
 use tower_mesh_discovery::{Balance, DiscoveryLayer, PerEndpoint};
@@ -12,8 +13,8 @@ use tower_mesh_retry::{DeadlineLayer, HedgeLayer, RetryLayer};
 /// Layers without configuration, names or lifecycle: given in any order, they stand as they must, and each at most once.
 ///
 /// ```text
-/// deadline > retry > hedge > discovery > health > breaker > the user's own > client      with discovery: the last four around each endpoint
-/// deadline > retry > hedge > breaker > client                                            without
+/// deadline > admission > retry > hedge > discovery > health > breaker > the user's own > client      with discovery: the last four around each endpoint
+/// deadline > admission > retry > hedge > breaker > client                                            without
 /// ```
 ///
 /// It is a [`Layer`], and [`service`](Self::service) applies it; for any request type. What does not fit is said by the compiler: a layer given twice has no method
@@ -59,8 +60,17 @@ use tower_mesh_retry::{DeadlineLayer, HedgeLayer, RetryLayer};
 /// ```
 #[derive(Debug, Clone, Copy)]
 #[must_use = "it becomes a service by `service` or as a layer"]
-pub struct Stack<Dl = Identity, Rt = Identity, Hg = Identity, Br = Identity, Dc = Identity, He = Identity> {
+pub struct Stack<
+    Dl = Identity,
+    Ad = Identity,
+    Rt = Identity,
+    Hg = Identity,
+    Br = Identity,
+    Dc = Identity,
+    He = Identity,
+> {
     deadline: Dl,
+    admission: Ad,
     retry: Rt,
     hedge: Hg,
     breaker: Br,
@@ -74,6 +84,7 @@ impl Stack {
         let none = Identity::new;
         Self {
             deadline: none(),
+            admission: none(),
             retry: none(),
             hedge: none(),
             breaker: none(),
@@ -83,58 +94,69 @@ impl Stack {
     }
 }
 
-impl<Rt, Hg, Br, Dc, He> Stack<Identity, Rt, Hg, Br, Dc, He> {
+impl<Ad, Rt, Hg, Br, Dc, He> Stack<Identity, Ad, Rt, Hg, Br, Dc, He> {
     /// Bounds the whole call.
-    pub fn deadline(self, deadline: DeadlineLayer) -> Stack<DeadlineLayer, Rt, Hg, Br, Dc, He> {
-        let Self { retry, hedge, breaker, discovery, health, .. } = self;
-        Stack { deadline, retry, hedge, breaker, discovery, health }
+    pub fn deadline(self, deadline: DeadlineLayer) -> Stack<DeadlineLayer, Ad, Rt, Hg, Br, Dc, He> {
+        let Self { admission, retry, hedge, breaker, discovery, health, .. } = self;
+        Stack { deadline, admission, retry, hedge, breaker, discovery, health }
     }
 }
 
-impl<Dl, Hg, Br, Dc, He> Stack<Dl, Identity, Hg, Br, Dc, He> {
+impl<Dl, Rt, Hg, Br, Dc, He> Stack<Dl, Identity, Rt, Hg, Br, Dc, He> {
+    /// Refuses calls that cannot be served. One that watches an endpoint belongs into what discovery puts around each.
+    pub fn admission<C>(
+        self,
+        admission: AdmissionLayer<C>,
+    ) -> Stack<Dl, AdmissionLayer<C>, Rt, Hg, Br, Dc, He> {
+        let Self { deadline, retry, hedge, breaker, discovery, health, .. } = self;
+        Stack { deadline, admission, retry, hedge, breaker, discovery, health }
+    }
+}
+
+impl<Dl, Ad, Hg, Br, Dc, He> Stack<Dl, Ad, Identity, Hg, Br, Dc, He> {
     /// Sends again what failed.
-    pub fn retry<C, R>(self, retry: RetryLayer<C, R>) -> Stack<Dl, RetryLayer<C, R>, Hg, Br, Dc, He> {
-        let Self { deadline, hedge, breaker, discovery, health, .. } = self;
-        Stack { deadline, retry, hedge, breaker, discovery, health }
+    pub fn retry<C, R>(self, retry: RetryLayer<C, R>) -> Stack<Dl, Ad, RetryLayer<C, R>, Hg, Br, Dc, He> {
+        let Self { deadline, admission, hedge, breaker, discovery, health, .. } = self;
+        Stack { deadline, admission, retry, hedge, breaker, discovery, health }
     }
 }
 
-impl<Dl, Rt, Br, Dc, He> Stack<Dl, Rt, Identity, Br, Dc, He> {
+impl<Dl, Ad, Rt, Br, Dc, He> Stack<Dl, Ad, Rt, Identity, Br, Dc, He> {
     /// Sends beside it what takes long.
-    pub fn hedge<C, R>(self, hedge: HedgeLayer<C, R>) -> Stack<Dl, Rt, HedgeLayer<C, R>, Br, Dc, He> {
-        let Self { deadline, retry, breaker, discovery, health, .. } = self;
-        Stack { deadline, retry, hedge, breaker, discovery, health }
+    pub fn hedge<C, R>(self, hedge: HedgeLayer<C, R>) -> Stack<Dl, Ad, Rt, HedgeLayer<C, R>, Br, Dc, He> {
+        let Self { deadline, admission, retry, breaker, discovery, health, .. } = self;
+        Stack { deadline, admission, retry, hedge, breaker, discovery, health }
     }
 }
 
-impl<Dl, Rt, Hg, Dc, He> Stack<Dl, Rt, Hg, Identity, Dc, He> {
+impl<Dl, Ad, Rt, Hg, Dc, He> Stack<Dl, Ad, Rt, Hg, Identity, Dc, He> {
     /// Stops calling what keeps failing: each endpoint by itself if there is discovery, the client if there is not.
-    pub fn breaker<C>(self, breaker: BreakerLayer<C>) -> Stack<Dl, Rt, Hg, BreakerLayer<C>, Dc, He> {
-        let Self { deadline, retry, hedge, discovery, health, .. } = self;
-        Stack { deadline, retry, hedge, breaker, discovery, health }
+    pub fn breaker<C>(self, breaker: BreakerLayer<C>) -> Stack<Dl, Ad, Rt, Hg, BreakerLayer<C>, Dc, He> {
+        let Self { deadline, admission, retry, hedge, discovery, health, .. } = self;
+        Stack { deadline, admission, retry, hedge, breaker, discovery, health }
     }
 }
 
-impl<Dl, Rt, Hg, Br, He> Stack<Dl, Rt, Hg, Br, Identity, He> {
+impl<Dl, Ad, Rt, Hg, Br, He> Stack<Dl, Ad, Rt, Hg, Br, Identity, He> {
     /// Finds endpoints and spreads calls over them. What it puts around each endpoint stays, inside the breaker.
     pub fn discovery<B, P, C>(
         self,
         discovery: DiscoveryLayer<B, P, C>,
-    ) -> Stack<Dl, Rt, Hg, Br, DiscoveryLayer<B, P, C>, He> {
-        let Self { deadline, retry, hedge, breaker, health, .. } = self;
-        Stack { deadline, retry, hedge, breaker, discovery, health }
+    ) -> Stack<Dl, Ad, Rt, Hg, Br, DiscoveryLayer<B, P, C>, He> {
+        let Self { deadline, admission, retry, hedge, breaker, health, .. } = self;
+        Stack { deadline, admission, retry, hedge, breaker, discovery, health }
     }
 }
 
-impl<Dl, Rt, Hg, Br, Dc> Stack<Dl, Rt, Hg, Br, Dc, Identity> {
+impl<Dl, Ad, Rt, Hg, Br, Dc> Stack<Dl, Ad, Rt, Hg, Br, Dc, Identity> {
     /// Has the endpoints probed; needs discovery.
-    pub fn health(self, health: HealthLayer) -> Stack<Dl, Rt, Hg, Br, Dc, HealthLayer> {
-        let Self { deadline, retry, hedge, breaker, discovery, .. } = self;
-        Stack { deadline, retry, hedge, breaker, discovery, health }
+    pub fn health(self, health: HealthLayer) -> Stack<Dl, Ad, Rt, Hg, Br, Dc, HealthLayer> {
+        let Self { deadline, admission, retry, hedge, breaker, discovery, .. } = self;
+        Stack { deadline, admission, retry, hedge, breaker, discovery, health }
     }
 }
 
-impl<Dl, Rt, Hg, Br, Dc, He> Stack<Dl, Rt, Hg, Br, Dc, He> {
+impl<Dl, Ad, Rt, Hg, Br, Dc, He> Stack<Dl, Ad, Rt, Hg, Br, Dc, He> {
     /// Puts the layers around `client`.
     pub fn service<Client>(&self, client: Client) -> <Self as Layer<Client>>::Service
     where
@@ -144,24 +166,27 @@ impl<Dl, Rt, Hg, Br, Dc, He> Stack<Dl, Rt, Hg, Br, Dc, He> {
     }
 }
 
-impl<Client, Dl, Rt, Hg, Br> Layer<Client> for Stack<Dl, Rt, Hg, Br>
+impl<Client, Dl, Ad, Rt, Hg, Br> Layer<Client> for Stack<Dl, Ad, Rt, Hg, Br>
 where
     Br: Layer<Client>,
     Rt: CountsCalls,
     Hg: BesideRetry,
     Hg: Layer<Br::Service>,
     Rt: Layer<Hg::Service>,
-    Dl: Layer<Rt::Service>,
+    Ad: Layer<Rt::Service>,
+    Dl: Layer<Ad::Service>,
 {
     type Service = Dl::Service;
 
     fn layer(&self, client: Client) -> Self::Service {
         let hedge = self.hedge.beside(Rt::COUNTS);
-        self.deadline.layer(self.retry.layer(hedge.layer(self.breaker.layer(client))))
+        let inner = self.retry.layer(hedge.layer(self.breaker.layer(client)));
+        self.deadline.layer(self.admission.layer(inner))
     }
 }
 
-impl<Client, Dl, Rt, Hg, Br, B, P, C, He> Layer<Client> for Stack<Dl, Rt, Hg, Br, DiscoveryLayer<B, P, C>, He>
+impl<Client, Dl, Ad, Rt, Hg, Br, B, P, C, He> Layer<Client>
+    for Stack<Dl, Ad, Rt, Hg, Br, DiscoveryLayer<B, P, C>, He>
 where
     Client: Send + Sync + 'static,
     B: Bind<Client> + Send + Sync + 'static,
@@ -174,7 +199,8 @@ where
     Hg: BesideRetry,
     Hg: Layer<Balance<Br::Service, C>>,
     Rt: Layer<Hg::Service>,
-    Dl: Layer<Rt::Service>,
+    Ad: Layer<Rt::Service>,
+    Dl: Layer<Ad::Service>,
 {
     type Service = Dl::Service;
 
@@ -183,7 +209,8 @@ where
         let discovery = self.discovery.clone();
         let discovery = discovery.wrap_endpoint_stack(|inner| EndpointStack { health, breaker, inner });
         let hedge = self.hedge.beside(Rt::COUNTS);
-        self.deadline.layer(self.retry.layer(hedge.layer(discovery.layer(client))))
+        let inner = self.retry.layer(hedge.layer(discovery.layer(client)));
+        self.deadline.layer(self.admission.layer(inner))
     }
 }
 

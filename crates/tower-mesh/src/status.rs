@@ -113,6 +113,42 @@ pub struct ServiceStatus {
     pub rates: Rates,
     /// How long its calls take; none unless [calls are measured](crate::MeshBuilder::measure_calls), or without any.
     pub latency: Option<LatencyStatus>,
+    /// How many calls may be under way; none if there is no limit.
+    pub limit: Option<LimitStatus>,
+    /// What is refused for want of success; none if nothing is.
+    pub admission: Option<AdmissionStatus>,
+}
+
+/// The limit of a service.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[non_exhaustive]
+pub struct LimitStatus {
+    /// The limit now.
+    pub limit: u32,
+    /// Calls under way.
+    pub in_flight: u32,
+    /// Calls that wait for one of those to end.
+    pub waiting: u32,
+    /// Calls of sheddable priority refused so far.
+    pub refused_sheddable: u64,
+    /// Calls of normal priority refused so far.
+    pub refused_normal: u64,
+    /// Calls of critical priority refused so far.
+    pub refused_critical: u64,
+}
+
+/// Refusals by the success rate of a service.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[non_exhaustive]
+pub struct AdmissionStatus {
+    /// The chance that a normal call is refused now, from 0 to 1.
+    pub rejection: f64,
+    /// Calls in the window.
+    pub total: u64,
+    /// Those of them that succeeded.
+    pub succeeded: u64,
+    /// Calls refused so far.
+    pub refused: u64,
 }
 
 /// The retries of a service.
@@ -293,6 +329,7 @@ fn service(part: &Part, now: Tick) -> ServiceStatus {
         EndpointStatus { outlier, ..endpoint_status(handle, circuit.copied(), health.copied(), decay, now) }
     };
     let budget = part.retry.get_budget().snapshot(now);
+    let admission = part.admission.snapshot(now);
     let endpoints: Vec<_> = discovery.endpoints.iter().map(endpoint).collect();
     let (state, why) = readiness::aggregate(discovery.state, discovery.last_error.as_deref(), &endpoints);
     ServiceStatus {
@@ -316,6 +353,20 @@ fn service(part: &Part, now: Tick) -> ServiceStatus {
             throttled: budget.throttled,
             milli_tokens: budget.milli_tokens,
         },
+        limit: admission.limit.map(|limit| LimitStatus {
+            limit: limit.limit,
+            in_flight: limit.in_flight,
+            waiting: limit.waiting,
+            refused_sheddable: limit.refused.sheddable,
+            refused_normal: limit.refused.normal,
+            refused_critical: limit.refused.critical,
+        }),
+        admission: admission.success_rate.map(|rate| AdmissionStatus {
+            rejection: rate.rejection,
+            total: rate.total,
+            succeeded: rate.succeeded,
+            refused: rate.refused,
+        }),
     }
 }
 

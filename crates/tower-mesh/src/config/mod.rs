@@ -26,6 +26,7 @@
 //! [services.users.operations.report]   # what is otherwise for calls of this operation
 //! timeout = "60s"                  # of the whole call
 //! max_attempts = 1
+//! priority = "sheddable"           # how much it matters where there is a limit: sheddable, normal, critical
 //! idempotent = true                # whether doing it twice does no harm, whatever the request looks like
 //! [services.users.deadline]        # the whole call
 //! timeout = "15s"
@@ -39,6 +40,9 @@
 //! [services.users.breaker]
 //! failure_threshold = 0.5
 //! reset_timeout = "30s"
+//! [services.users.limit]           # present: so many calls are under way at a time, and no more; how many, it finds out
+//! max_waiting = 50
+//! [services.users.admission]       # present: calls are refused by chance while too few succeed
 //! [services.users.outlier]         # present: outliers among the endpoints are ejected
 //! max_ejection_percent = 30
 //! [services.users.health]          # present: endpoints are probed
@@ -106,6 +110,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tower_mesh_admission::{AdmissionConfig, LimitConfig, SuccessRateConfig};
 use tower_mesh_breaker::BreakerConfig;
 use tower_mesh_breaker::outlier::OutlierConfig;
 use tower_mesh_core::error::{InvalidConfig, Mistake};
@@ -298,6 +303,8 @@ pub(crate) fn path_of(parent: &str, key: &str) -> String {
 /// | `budget` | 20 % of the traffic, at least 10 retries a second and 3 at a time |
 /// | `hedge` | none: nothing is hedged; with such a table, one hedge unless it says otherwise |
 /// | `breaker` | opens at a failure rate of 0.5, `reset_timeout` 30 s (the layer's own is 5 s) |
+/// | `limit` | none: as many calls are under way as come; with such a table, a limit that finds itself |
+/// | `admission` | none: no call is refused for want of success |
 /// | `outlier` | none: no endpoint is ejected for being worse than its peers |
 /// | `health` | none: endpoints are not probed |
 /// | `discovery` | as the layer's |
@@ -316,6 +323,8 @@ pub struct ServiceConfig {
     pub(crate) budget: BudgetConfig,
     pub(crate) hedge: HedgeConfig,
     pub(crate) breaker: BreakerConfig,
+    pub(crate) limit: Option<LimitConfig>,
+    pub(crate) admission: Option<SuccessRateConfig>,
     pub(crate) outlier: Option<OutlierConfig>,
     pub(crate) health: Option<HealthSettings>,
 }
@@ -390,6 +399,8 @@ impl ServiceConfig {
             budget: BudgetConfig::default(),
             hedge: Self::hedge_builder().build().expect("the mesh's defaults are right"),
             breaker: Self::breaker_builder().build().expect("the mesh's defaults are right"),
+            limit: None,
+            admission: None,
             outlier: None,
             health: None,
         }
@@ -488,6 +499,22 @@ impl ServiceConfig {
     pub fn breaker(mut self, config: BreakerConfig) -> Self {
         self.breaker = config;
         self
+    }
+
+    /// How many calls may be under way at a time; what finds no room is refused with [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
+    pub fn limit(mut self, config: LimitConfig) -> Self {
+        self.limit = Some(config);
+        self
+    }
+
+    /// Refuses calls by chance while too few of them succeed.
+    pub fn admission(mut self, config: SuccessRateConfig) -> Self {
+        self.admission = Some(config);
+        self
+    }
+
+    pub(crate) fn admission_config(&self) -> AdmissionConfig {
+        AdmissionConfig::new().limit(self.limit).success_rate(self.admission)
     }
 
     /// Ejects endpoints that are outliers among their peers.

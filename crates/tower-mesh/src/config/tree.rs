@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use tower_mesh_admission::{
+    LimitAlgorithm, LimitConfig, LimitConfigBuilder, SuccessRateConfig, SuccessRateConfigBuilder,
+};
 use tower_mesh_breaker::outlier::{Dialect, OutlierConfig, OutlierConfigBuilder};
 use tower_mesh_breaker::{BreakerConfig, BreakerConfigBuilder, OpenDelay, Origins, WindowKind};
 use tower_mesh_core::backoff::Jitter;
 use tower_mesh_core::classify::Origin;
 use tower_mesh_core::error::Mistake;
-use tower_mesh_core::{CallOptions, Caller, Operation, ServiceName};
+use tower_mesh_core::{CallOptions, Caller, Operation, Priority, ServiceName};
 use tower_mesh_discovery::{Algorithm, DiscoveryConfig, DiscoveryConfigBuilder};
 use tower_mesh_health::{HealthConfig, HealthConfigBuilder, Initial};
 use tower_mesh_retry::{
@@ -102,6 +105,8 @@ fn read_service(table: &mut Table<'_>, mut policies: Policies, sources: Sources)
     service.budget = built.budget;
     service.hedge = built.hedge;
     service.breaker = built.breaker;
+    service.limit = policies.limited.then_some(built.limit);
+    service.admission = policies.admitting.then_some(built.admission);
     service.outlier = policies.ejecting.then_some(built.outlier);
     service.health =
         policies.probed.then_some(HealthSettings { config: built.health, probe: policies.probe });
@@ -124,6 +129,9 @@ fn read_operations(table: &mut Table<'_>) -> BTreeMap<Operation, CallOptions> {
         }
         if let Some(idempotent) = part.flag("idempotent") {
             options = options.idempotent(idempotent);
+        }
+        if let Some(priority) = part.word("priority", &Priority::ALL) {
+            options = options.priority(priority);
         }
         table.absorb(part);
         if is_pattern(name) && !name.ends_with('*') {
@@ -184,6 +192,10 @@ struct Policies {
     hedge: HedgeConfigBuilder,
     hedged: bool,
     breaker: BreakerConfigBuilder,
+    limit: LimitConfigBuilder,
+    limited: bool,
+    admission: SuccessRateConfigBuilder,
+    admitting: bool,
     outlier: OutlierConfigBuilder,
     ejecting: bool,
     health: HealthConfigBuilder,
@@ -199,6 +211,8 @@ struct Built {
     budget: BudgetConfig,
     hedge: HedgeConfig,
     breaker: BreakerConfig,
+    limit: LimitConfig,
+    admission: SuccessRateConfig,
     outlier: OutlierConfig,
     health: HealthConfig,
 }
@@ -215,6 +229,10 @@ impl Default for Policies {
             hedge: ServiceConfig::hedge_builder(),
             hedged: false,
             breaker: ServiceConfig::breaker_builder(),
+            limit: LimitConfig::builder(),
+            limited: false,
+            admission: SuccessRateConfig::builder(),
+            admitting: false,
             outlier: OutlierConfig::builder(),
             ejecting: false,
             health: HealthConfig::builder(),
@@ -345,6 +363,23 @@ impl Policies {
         let breaker = checked!(part, self.breaker, Policies::default().breaker);
         table.absorb(part);
 
+        self.limited |= table.has("limit");
+        let mut part = table.table("limit");
+        set!(self.limit, part, initial: count, min: count, max: count, timeout: duration, window: duration,
+            tolerance: number, max_waiting: count, max_wait: duration, normal_share: number, sheddable_share: number);
+        if let Some(algorithm) = part.word("algorithm", &LimitAlgorithm::ALL) {
+            self.limit = self.limit.algorithm(algorithm);
+        }
+        let limit = checked!(part, self.limit, Policies::default().limit);
+        table.absorb(part);
+
+        self.admitting |= table.has("admission");
+        let mut part = table.table("admission");
+        set!(self.admission, part, threshold: number, aggression: number, max_rejection: number, window: duration,
+            min_calls: count);
+        let admission = checked!(part, self.admission, Policies::default().admission);
+        table.absorb(part);
+
         self.ejecting |= table.has("outlier");
         let mut part = table.table("outlier");
         set!(self.outlier, part, interval: duration, consecutive_failures: count, consecutive_local: count,
@@ -376,7 +411,7 @@ impl Policies {
         let health = checked!(part, self.health, Policies::default().health);
         table.absorb(part);
 
-        Built { discovery, deadline, retry, budget, hedge, breaker, outlier, health }
+        Built { discovery, deadline, retry, budget, hedge, breaker, limit, admission, outlier, health }
     }
 }
 

@@ -53,7 +53,7 @@ fn mistakes(toml: &str) -> Vec<Told> {
     found
 }
 
-const SERVICE_FIELDS: &str = "allow, breaker, budget, deadline, discovery, dns, endpoints, etcd, file, health, hedge, operations, outlier, ready_when, required, resolver, retry";
+const SERVICE_FIELDS: &str = "admission, allow, breaker, budget, deadline, discovery, dns, endpoints, etcd, file, health, hedge, limit, operations, outlier, ready_when, required, resolver, retry";
 const A_DURATION: &str = "a duration with a unit, such as \"500ms\", \"2s\" or \"1m\"";
 const AN_ADDRESS: &str = "1 to 1024 bytes without blanks or control characters";
 const A_PATTERN: &str = "1 to 128 bytes, with * at most at the end";
@@ -86,6 +86,23 @@ fn wrong_services() -> Vec<(&'static str, Vec<Told>)> {
         (
             "resolver = \"dns\"\nbreaker.failure_threshold = 1.5",
             &[("breaker.failure_threshold", "1.5", "over 0, up to 1")],
+        ),
+        (
+            "resolver = \"dns\"\nlimit = { initial = 0, min = 9, max = 8, normal_share = 0, algorithm = \"best\" }",
+            &[
+                ("limit.algorithm", "\"best\"", "\"fixed\", \"aimd\", \"gradient\""),
+                ("limit.initial", "0", "1 to 1000000"),
+                ("limit.min", "9", "1 to max"),
+                ("limit.normal_share", "0", "over 0, up to 1"),
+            ],
+        ),
+        (
+            "resolver = \"dns\"\nadmission = { threshold = 0, max_rejection = 1, window = \"1ms\" }",
+            &[
+                ("admission.threshold", "0.0", "0.01 to 1"),
+                ("admission.max_rejection", "1.0", "0 to 0.99"),
+                ("admission.window", "1ms", "100ms to 1h"),
+            ],
         ),
         ("resolver = \"dns\"\nbreaker.window_calls = 0", &[("breaker.window_calls", "0", "1 to 1000000")]),
         ("resolver = \"dns\"\nhealth.path = \"/\"\nhealth.rise = 0", &[("health.rise", "0", "at least 1")]),
@@ -140,11 +157,12 @@ fn wrong_services() -> Vec<(&'static str, Vec<Told>)> {
         ),
         ("resolver = \"dns\"\nhealth.interval = \"1s\"", &[("health", "no probe", A_PROBE)]),
         (
-            "resolver = \"dns\"\noperations.a = { timeout = \"0s\", max_attempts = 21, idempotent = 1 }\noperations.\"b*\" = {}",
+            "resolver = \"dns\"\noperations.a = { timeout = \"0s\", max_attempts = 21, idempotent = 1, priority = \"high\" }\noperations.\"b*\" = {}",
             &[
                 ("operations.a.timeout", "0ns", "1ms to 1day"),
                 ("operations.a.max_attempts", "21", "1 to 20"),
                 ("operations.a.idempotent", "1", "true or false"),
+                ("operations.a.priority", "\"high\"", "\"sheddable\", \"normal\", \"critical\""),
                 ("operations.\"b*\"", "an invalid name", "1 to 128 bytes without *"),
             ],
         ),
@@ -296,7 +314,7 @@ fn each_mistake_outside_the_services_too() {
             (
                 "defaults.breker",
                 "an unknown field",
-                "allow, breaker, budget, deadline, discovery, dns, etcd, health, hedge, outlier, retry",
+                "admission, allow, breaker, budget, deadline, discovery, dns, etcd, health, hedge, limit, outlier, retry",
             ),
         ),
     ] {

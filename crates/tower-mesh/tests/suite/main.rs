@@ -19,6 +19,7 @@ mod gateway;
 mod hyper_client;
 mod membership;
 mod operations;
+mod overload;
 mod overrides;
 mod own;
 mod probes;

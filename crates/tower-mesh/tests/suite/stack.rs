@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use tower::{Service, ServiceExt as _, service_fn};
 use tower_mesh::Stack;
+use tower_mesh::admission::{AdmissionLayer, LimitAlgorithm, LimitConfig, Overloaded};
 use tower_mesh::breaker::{BreakerConfig, BreakerLayer, CircuitOpen, State};
+use tower_mesh::core::backoff::Jitter;
 use tower_mesh::core::classify::ByResult;
 use tower_mesh::core::error::find;
 use tower_mesh::core::replay::Idempotent;
@@ -12,6 +14,7 @@ use tower_mesh::core::{BoxError, EndpointHandle};
 use tower_mesh::discovery::{DiscoveryLayer, FixedList, NoEndpoints};
 use tower_mesh::health::{HealthConfig, HealthLayer};
 use tower_mesh::http::{Authority, Classifier};
+use tower_mesh::retry::error::{DeadlineExceeded, RetriesExhausted};
 use tower_mesh::retry::{
     BudgetConfig, DeadlineConfig, DeadlineLayer, HedgeConfig, HedgeLayer, RetryBudget, RetryConfig,
     RetryLayer,
@@ -49,15 +52,19 @@ async fn whatever_the_order_they_are_given_in_they_stand_as_they_must() {
     let list = FixedList::new(["bad:1", "good:1"].map(|address| address.parse().unwrap())).unwrap();
     let discovery = || DiscoveryLayer::spawn(&list, "users".parse().unwrap()).bind(connect);
     let (first, second) = (breaker(), breaker());
+    // One call at a time.
+    let admission = AdmissionLayer::new(LimitConfig::fixed(1).unwrap(), ByResult);
     let one = Stack::builder()
         .deadline(deadline())
         .retry(retry())
+        .admission(admission.clone())
         .discovery(discovery())
         .breaker(first.clone())
         .service(());
     let other = Stack::builder()
         .breaker(second.clone())
         .discovery(discovery())
+        .admission(admission.clone())
         .retry(retry())
         .deadline(deadline())
         .service(());
@@ -80,6 +87,9 @@ async fn whatever_the_order_they_are_given_in_they_stand_as_they_must() {
         assert_eq!((of("good:1").state(), circuits.len()), (State::Closed, 2));
         assert_ne!(of("bad:1").state(), State::Closed, "its own circuit, and the balancer keeps away");
     }
+    let now = tower_mesh::core::Tick::of(tokio::time::Instant::now().into_std());
+    let limit = admission.snapshot(now).limit.unwrap();
+    assert_eq!((limit.in_flight, limit.refused.total()), (0, 0));
     list.set([]).unwrap();
     tasks().await;
     let alone = Stack::builder().discovery(discovery()).service(());
@@ -97,6 +107,41 @@ async fn without_discovery_the_circuit_stands_around_the_client() {
     assert_eq!(breaker.circuit().state(), State::Open);
     let error = stack.oneshot(query("x")).await.unwrap_err();
     assert!(find::<CircuitOpen>(&*error).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn admission_stands_outside_of_retry_and_inside_the_deadline() {
+    let client = service_fn(|query: Query| async move {
+        if query.0 == "hang" {
+            std::future::pending().await
+        } else {
+            Err::<Rows, _>(BoxError::from("failed"))
+        }
+    });
+    let queue = LimitConfig::builder().algorithm(LimitAlgorithm::Fixed).initial(1).max_waiting(1);
+    let queue = queue.max_wait(Duration::from_secs(60)).build().unwrap();
+    let waits = RetryConfig::builder().jitter(Jitter::None).build().unwrap();
+    let timeout = DeadlineConfig::builder().timeout(Duration::from_secs(4)).build().unwrap();
+    let stack = Stack::builder()
+        .retry(RetryLayer::new(waits, ByResult).replay(Idempotent))
+        .admission(AdmissionLayer::new(queue, ByResult))
+        .deadline(DeadlineLayer::new(timeout))
+        .service(client);
+    let stack = tower::util::BoxCloneSyncService::new(stack);
+    let began = tokio::time::Instant::now();
+    let first = tokio::spawn(stack.clone().oneshot(query("fail")));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let second = tokio::spawn(stack.clone().oneshot(query("hang")));
+    tasks().await;
+    let error = stack.oneshot(query("fail")).await.unwrap_err();
+    assert!(find::<Overloaded>(&*error).is_some(), "between two attempts the place is held");
+    let error = first.await.unwrap().unwrap_err();
+    assert!(find::<RetriesExhausted>(&*error).is_some());
+    assert_eq!(began.elapsed(), Duration::from_secs(3));
+    let error = second.await.unwrap().unwrap_err();
+    assert!(find::<DeadlineExceeded>(&*error).is_some());
+    let waited = began.elapsed() - Duration::from_millis(500);
+    assert_eq!(waited, Duration::from_secs(4), "the time that it waited for a place is part of its four");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,132 @@
+//! The layer that puts admission around a service.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tower_layer::Layer;
+use tower_mesh_core::sharded::WeakSharded;
+use tower_mesh_core::{EndpointHandle, EndpointId, Sharded, Tick};
+
+use crate::config::AdmissionConfig;
+use crate::service::{Admission, clock};
+use crate::shared::{AdmissionSnapshot, Shared};
+
+/// Admits calls to a service, alone or for one endpoint.
+///
+/// All services made from one layer and its clones share one limit. [`watching`](AdmissionLayer::watching) gives each endpoint one of its own. `C` judges how calls ended;
+/// see [`Classify`](tower_mesh_core::Classify).
+#[derive(Clone)]
+pub struct AdmissionLayer<C> {
+    common: Arc<Common>,
+    /// None: it is switched off for good.
+    shared: Option<Sharded<Shared>>,
+    classifier: C,
+    watching: bool,
+}
+
+/// What a layer, its clones and the layers of its endpoints share.
+struct Common {
+    config: Mutex<AdmissionConfig>,
+    /// By the endpoint's key. Weak: what is counted goes with the services of its endpoint.
+    endpoints: Mutex<HashMap<u32, (EndpointId, WeakSharded<Shared>)>>,
+}
+
+impl<C> AdmissionLayer<C> {
+    /// Admits by `config`, which may be a [`LimitConfig`](crate::LimitConfig) or a [`SuccessRateConfig`](crate::SuccessRateConfig) alone.
+    pub fn new(config: impl Into<AdmissionConfig>, classifier: C) -> Self {
+        let config = config.into();
+        Self::build(config, Some(Sharded::new(Shared::new(config, clock()))), classifier)
+    }
+
+    /// Admits everything, at no cost, for as long as it lives: a [`reload`](Self::reload) changes nothing.
+    pub fn disabled(classifier: C) -> Self {
+        Self::build(AdmissionConfig::new(), None, classifier)
+    }
+
+    fn build(config: AdmissionConfig, shared: Option<Sharded<Shared>>, classifier: C) -> Self {
+        let common = Common { config: Mutex::new(config), endpoints: Mutex::default() };
+        Self { common: Arc::new(common), shared, classifier, watching: false }
+    }
+
+    /// The layer for one endpoint, with counts of its own: a refusal is the balancer's to handle, which picks another.
+    ///
+    /// Asked twice for one endpoint, by two stacks that share this layer, it gives the same.
+    pub fn watching(&self, endpoint: &EndpointHandle) -> Self
+    where
+        C: Clone,
+    {
+        let shared = self.shared.as_ref().map(|_| {
+            let mut endpoints = lock(&self.common.endpoints);
+            let known = endpoints.get(&endpoint.key()).and_then(|(_, shared)| shared.upgrade());
+            known.unwrap_or_else(|| {
+                endpoints.retain(|_, (_, shared)| shared.is_alive());
+                // Under the lock of the endpoints: a reload sees this one, or this the reload's configuration.
+                let shared = Sharded::new(Shared::new(self.config(), clock()));
+                endpoints.insert(endpoint.key(), (endpoint.id().clone(), shared.downgrade()));
+                shared
+            })
+        });
+        Self { common: self.common.clone(), shared, classifier: self.classifier.clone(), watching: true }
+    }
+
+    /// The same, with another classifier: all of them share what is counted.
+    pub fn classify<C2>(self, classifier: C2) -> AdmissionLayer<C2> {
+        let Self { common, shared, watching, .. } = self;
+        AdmissionLayer { common, shared, classifier, watching }
+    }
+
+    /// The configuration in use.
+    pub fn config(&self) -> AdmissionConfig {
+        *lock(&self.common.config)
+    }
+
+    /// Goes by `config` from now on, with all endpoints watched through it or its clones, and those to come. Calls under way stay; an adaptive limit goes on from where it is,
+    /// within its new bounds, and what was counted of successes stays unless the window is another. A [disabled](Self::disabled) layer stays so.
+    pub fn reload(&self, config: AdmissionConfig) {
+        let Some(own) = &self.shared else { return };
+        let now = clock();
+        let watched: Vec<_> = {
+            let endpoints = lock(&self.common.endpoints);
+            *lock(&self.common.config) = config;
+            endpoints.values().filter_map(|(_, shared)| shared.upgrade()).collect()
+        };
+        own.reload(config, now);
+        watched.iter().for_each(|shared| shared.reload(config, now));
+    }
+
+    /// What it admits by at `now`. Reading changes nothing.
+    pub fn snapshot(&self, now: Tick) -> AdmissionSnapshot {
+        self.shared.as_ref().map_or_else(AdmissionSnapshot::default, |shared| shared.snapshot(now))
+    }
+
+    /// The same for each endpoint that is watched, in no order.
+    pub fn endpoints(&self, now: Tick) -> Vec<(EndpointId, AdmissionSnapshot)> {
+        let alive: Vec<_> = lock(&self.common.endpoints)
+            .values()
+            .filter_map(|(id, shared)| Some((id.clone(), shared.upgrade()?)))
+            .collect();
+        alive.into_iter().map(|(id, shared)| (id, shared.snapshot(now))).collect()
+    }
+}
+
+impl<S, C: Clone> Layer<S> for AdmissionLayer<C> {
+    type Service = Admission<S, C>;
+
+    fn layer(&self, inner: S) -> Admission<S, C> {
+        Admission::new(inner, self.shared.clone(), self.classifier.clone(), self.watching)
+    }
+}
+
+impl<C> fmt::Debug for AdmissionLayer<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdmissionLayer")
+            .field("config", &self.config())
+            .field("watching", &self.watching)
+            .finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

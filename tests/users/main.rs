@@ -3,5 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod grpc;
 mod plain;
+mod teller;
 mod tonic_client;

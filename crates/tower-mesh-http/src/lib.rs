@@ -2,6 +2,8 @@
 
 mod authority;
 mod body;
+#[cfg(feature = "tonic")]
+mod channels;
 mod classifier;
 mod clock;
 mod idle;
@@ -19,6 +21,8 @@ pub mod tls;
 
 pub use authority::{Authority, InvalidAddress, Rewrite, RewriteFuture};
 pub use body::GuardedBody;
+#[cfg(feature = "tonic")]
+pub use channels::{Channels, EndpointChannel, EndpointChannelFuture, GrpcEndpoint, NotConnected};
 pub use classifier::Classifier;
 pub use idle::{IdleBody, IdleFuture, IdleTimedOut, IdleTimeout, IdleTimeoutLayer};
 pub use incoming::{Incoming, IncomingFuture, IncomingLayer};

@@ -8,6 +8,8 @@ mod builder;
 mod builder_ext;
 mod call;
 mod error;
+#[cfg(feature = "tonic")]
+mod grpc;
 mod lifecycle;
 mod mesh;
 mod part;
@@ -26,6 +28,8 @@ pub use builder_ext::ServiceBuilderExt;
 pub use call::MeshRequest;
 pub use config::Config;
 pub use error::{Error, ErrorKind};
+#[cfg(feature = "tonic")]
+pub use grpc::{Grpc, GrpcFuture, GrpcService};
 pub use lifecycle::{ShutdownReport, StartError};
 pub use mesh::Mesh;
 pub use readiness::{Readiness, Requirement, ServiceState};

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod grpc;
+mod grpc_server;
 mod plain;
 mod teller;
 mod tonic_client;

@@ -6,12 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use tokio::runtime::{Builder, Runtime};
 use tonic::metadata::MetadataMap;
+use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Response, Status, Streaming};
+use tonic_health::server::HealthReporter;
+use tower::{BoxError, Layer, Service};
 use tower_mesh::Mesh;
 
 /// What is made of `proto/story.proto`.
@@ -26,6 +30,8 @@ use story::{Ask, Told};
 /// A server of its own, on a runtime of its own: dropped, it is killed with all of its connections.
 pub(crate) struct Backend {
     pub(crate) address: SocketAddr,
+    /// What it says of itself, as the service `story.Teller`.
+    pub(crate) health: HealthReporter,
     calls: Arc<AtomicU64>,
     runtime: Option<Runtime>,
 }
@@ -36,16 +42,40 @@ impl Backend {
     }
 
     pub(crate) fn start_at(name: &'static str, address: SocketAddr) -> Self {
-        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let calls = Arc::new(AtomicU64::new(0));
         let teller = TellerServer::new(Story { name, calls: calls.clone() });
+        let mut backend = Self::serve(address, |server| server, teller);
+        backend.calls = calls;
+        backend
+    }
+
+    /// Any teller, with layers around it.
+    pub(crate) fn serve<L, S, ResBody>(
+        address: SocketAddr,
+        layers: impl FnOnce(Server) -> Server<L>,
+        teller: TellerServer<impl Teller>,
+    ) -> Self
+    where
+        L: Layer<Routes, Service = S> + Clone + Send + 'static,
+        S: Service<http::Request<tonic::body::Body>, Response = http::Response<ResBody>>
+            + Clone
+            + Send
+            + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError> + Send,
+        ResBody: http_body::Body<Data = Bytes> + Send + 'static,
+        ResBody::Error: Into<BoxError>,
+    {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let incoming = {
             let _inside = runtime.enter();
             TcpIncoming::bind(address).unwrap()
         };
         let address = incoming.local_addr().unwrap();
-        runtime.spawn(Server::builder().add_service(teller).serve_with_incoming(incoming));
-        Self { address, calls, runtime: Some(runtime) }
+        let (health, told) = tonic_health::server::health_reporter();
+        let server = layers(Server::builder()).add_service(teller).add_service(told);
+        runtime.spawn(server.serve_with_incoming(incoming));
+        Self { address, health, calls: Arc::default(), runtime: Some(runtime) }
     }
 
     /// How many calls have arrived.
@@ -60,6 +90,11 @@ impl Drop for Backend {
             runtime.shutdown_background();
         }
     }
+}
+
+/// What [`Backend::start`] serves.
+pub(crate) fn story(name: &'static str) -> TellerServer<impl Teller> {
+    TellerServer::new(Story { name, calls: Arc::default() })
 }
 
 struct Story {

@@ -27,6 +27,17 @@ impl<P> ServiceHandle<P> {
     /// The service for a generated client: `GreeterClient::new(mesh.service("greeter")?.grpc(Channels::new()))`.
     ///
     /// Each endpoint has a tonic channel, as `channels` makes them. See [`Grpc`] for what a call is.
+    ///
+    /// ```no_run
+    /// use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+    /// use tower_mesh::http::Channels;
+    /// # async fn run() -> Result<(), tower_mesh::core::BoxError> {
+    /// let mesh = tower_mesh::Mesh::builder().config_path("mesh.toml").build()?;
+    /// let mut client = HealthClient::new(mesh.service("greeter")?.grpc(Channels::new()));
+    /// mesh.start().await?;
+    /// let answer = client.check(HealthCheckRequest::default()).await?;
+    /// # Ok(()) }
+    /// ```
     pub fn grpc(self, channels: Channels) -> Grpc<Connected<P::Service, Classifier, Classifier>>
     where
         P: PerEndpoint<GrpcEndpoint> + Send + Sync + 'static,

@@ -210,7 +210,9 @@ async fn a_deadline_is_told_to_the_server_and_kept_by_the_mesh() {
     let backend = Backend::start("a");
     let mesh = mesh(
         &[backend.address],
-        &format!("deadline.timeout = \"20s\"\nretry.max_attempts = 10\n{IDEMPOTENT}"),
+        &format!(
+            "deadline.timeout = \"20s\"\nbreaker.consecutive_failures = 100\nretry.max_attempts = 10\n{IDEMPOTENT}"
+        ),
     );
     let mut client = client(&mesh);
     mesh.start().await.unwrap();
@@ -232,6 +234,14 @@ async fn a_deadline_is_told_to_the_server_and_kept_by_the_mesh() {
     request.set_timeout(Duration::from_millis(300));
     client.tell(request).await.unwrap_err();
     assert_eq!(backend.calls() - before, 2);
+
+    // Whose timer is first, the server's or the mesh's, is chance. A server says CANCELLED when it is its own; much earlier that is somebody else's word.
+    let cancelled = |delay_ms| Ask { delay_ms, code: 1, ..ask("") };
+    for (delay, code) in [(194, Code::DeadlineExceeded), (50, Code::Cancelled)] {
+        let mut request = Request::new(cancelled(delay));
+        request.set_timeout(Duration::from_millis(200));
+        assert_eq!(client.tell(request).await.unwrap_err().code(), code);
+    }
 }
 
 /// Every reason for which the mesh has no answer, as far as a call through a generated client can meet it.

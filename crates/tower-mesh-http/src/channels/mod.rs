@@ -27,7 +27,7 @@ use link::Link;
 /// [pause](Self::pause). A connection that is closed while nobody calls is noticed at once, and made again by the next call.
 ///
 /// What goes through it: the time that is left of the call in `grpc-timeout` ([`OutgoingLayer`]), and from the second attempt on
-/// `grpc-previous-rpc-attempts`.
+/// `grpc-previous-rpc-attempts`. A server that answers CANCELLED at the deadline has had its timer go off first: that is an error, `tonic::TimeoutExpired`.
 ///
 /// Endpoints' addresses are `host:port`, `http://host:port` or `https://host:port`; for the last, [`endpoint`](Self::endpoint) must set tonic's TLS. A channel has a
 /// task of its own, which is tonic's, from the first call until the endpoint is gone; needs tokio's runtime when called, not when bound.

@@ -5,22 +5,28 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
+use tonic::TimeoutExpired;
 use tonic::transport::channel::ResponseFuture;
 use tonic::transport::{Channel, Endpoint};
-use tower_mesh_core::{BoxError, CallContext};
+use tower_mesh_core::{BoxError, CallContext, Tick};
 use tower_service::Service;
 
 use super::connector::Connector;
 use super::link::{Access, Connecting, Link};
 use crate::authority::Invalid;
+use crate::clock::clock;
 
 /// gRFC A6: how many attempts there were before this one.
 const PREVIOUS_ATTEMPTS: &str = "grpc-previous-rpc-attempts";
+
+/// A tonic server answers CANCELLED when the time it was given is over. Its timer and the caller's are set for the same moment, and either may be first by as much.
+const GRACE: Duration = Duration::from_millis(10);
 
 /// tonic's channel to one endpoint, ready when it is connected; made by [`Channels`](super::Channels).
 ///
@@ -99,12 +105,13 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> EndpointChannelFuture {
-        let sends = CallContext::with(|call| call.sends()).unwrap_or_default();
+        let known = CallContext::with(|call| (call.sends(), call.deadline()));
+        let (sends, deadline) = known.unwrap_or_default();
         if sends > 1 {
             request.headers_mut().insert(PREVIOUS_ATTEMPTS, HeaderValue::from(sends - 1));
         }
         let mut channel = self.readied.take().expect("a service is called after it was ready");
-        EndpointChannelFuture { inner: channel.call(request.map(tonic::body::Body::new)) }
+        EndpointChannelFuture { inner: channel.call(request.map(tonic::body::Body::new)), deadline }
     }
 }
 
@@ -124,6 +131,7 @@ pin_project! {
     pub struct EndpointChannelFuture {
         #[pin]
         inner: ResponseFuture,
+        deadline: Option<Tick>,
     }
 }
 
@@ -131,6 +139,13 @@ impl Future for EndpointChannelFuture {
     type Output = Result<Response<tonic::body::Body>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.project().inner.poll(cx).map_err(Into::into)
+        let this = self.project();
+        let response = ready!(this.inner.poll(cx))?;
+        if response.headers().get("grpc-status").is_some_and(|code| code == "1")
+            && this.deadline.is_some_and(|deadline| clock() + GRACE >= deadline)
+        {
+            return Poll::Ready(Err(TimeoutExpired(()).into()));
+        }
+        Poll::Ready(Ok(response))
     }
 }

@@ -6,6 +6,8 @@ mod body;
 mod channels;
 mod classifier;
 mod clock;
+#[cfg(feature = "credentials")]
+pub mod credentials;
 mod idle;
 mod incoming;
 mod outgoing;

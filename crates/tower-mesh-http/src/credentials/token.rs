@@ -133,7 +133,8 @@ impl Held {
         }
         let mut header = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| NO_TOKEN)?;
         header.set_sensitive(true);
-        Ok(Self { token: SecretString::from(token), header })
+        let whole = token.len() == text.expose_secret().len();
+        Ok(Self { token: if whole { text } else { SecretString::from(token) }, header })
     }
 }
 

@@ -28,6 +28,12 @@ macro_rules! stories {
     };
 }
 
+#[cfg(feature = "tonic")]
+stories! {
+    tonic_client: "30 of 30 greeted, 0 by the one that refuses", "counted to 3", "DeadlineExceeded",
+        "one was killed            30 of 30 greeted", "all are gone              Unavailable: service greeter";
+}
+
 stories! {
     hyper_client: "20 uploads of 10 pieces each arrived", "were sent again";
     reqwest_client: "20 of 20 calls succeed";

@@ -3,5 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod credentials;
+mod grpc;
+mod grpc_server;
 mod plain;
+mod teller;
 mod tonic_client;

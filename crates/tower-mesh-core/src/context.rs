@@ -35,6 +35,7 @@ pub struct CallContext {
     /// One more than the key would be, so that none costs no room.
     hash_key: Cell<Option<NonZeroU64>>,
     tried: Cell<Tried>,
+    sends: Cell<u32>,
     operation: Cell<Option<Operation>>,
     caller: Cell<Option<Caller>>,
     priority: Cell<Option<Priority>>,
@@ -102,6 +103,7 @@ impl CallContext {
             options: self.options.clone(),
             tried: self.tried.clone(),
             earlier_attempts: self.earlier_attempts.clone(),
+            sends: self.sends.clone(),
             ..Self::default()
         }
     }
@@ -347,6 +349,13 @@ impl CallContext {
         let mut tried = self.tried();
         tried.add(key);
         self.tried.set(tried);
+        self.sends.set(self.sends.get().saturating_add(1));
+    }
+
+    /// How often this call has been sent to an endpoint, the one it is being sent to now included.
+    #[inline]
+    pub fn sends(&self) -> u32 {
+        self.sends.get()
     }
 
     /// The endpoints that this call has been sent to.
@@ -621,5 +630,8 @@ mod tests {
         let mut tried = Tried::default();
         (1..=6).for_each(|key| tried.add(key));
         assert_eq!(tried.keys(), [3, 4, 5, 6]);
+        let call = CallContext::new();
+        (1..=6).for_each(|key| call.add_tried(key));
+        assert_eq!((call.sends(), call.beside().sends()), (6, 6), "all are counted");
     }
 }

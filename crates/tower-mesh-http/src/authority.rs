@@ -141,7 +141,7 @@ pub struct Invalid {
 }
 
 impl Invalid {
-    fn to_error(&self) -> InvalidAddress {
+    pub(crate) fn to_error(&self) -> InvalidAddress {
         InvalidAddress {
             endpoint: self.endpoint.clone(),
             reason: self.reason,
@@ -152,11 +152,17 @@ impl Invalid {
 
 impl Target {
     fn parse(endpoint: &EndpointHandle) -> Self {
-        match parse_address(endpoint.endpoint().address()) {
+        match address_of(endpoint) {
             Ok((scheme, authority)) => Self::Address { scheme, authority },
-            Err(reason) => Self::Invalid(Invalid { endpoint: endpoint.id().clone(), reason }),
+            Err(why) => Self::Invalid(why),
         }
     }
+}
+
+/// Where an endpoint is.
+pub(crate) fn address_of(endpoint: &EndpointHandle) -> Result<(Option<Scheme>, uri::Authority), Invalid> {
+    parse_address(endpoint.endpoint().address())
+        .map_err(|reason| Invalid { endpoint: endpoint.id().clone(), reason })
 }
 
 /// The parts of an endpoint's address: `host:port`, with `http://` or `https://` before it or not.

@@ -2,8 +2,12 @@
 
 mod authority;
 mod body;
+#[cfg(feature = "tonic")]
+mod channels;
 mod classifier;
 mod clock;
+#[cfg(feature = "credentials")]
+pub mod credentials;
 mod idle;
 mod incoming;
 mod outgoing;
@@ -19,6 +23,8 @@ pub mod tls;
 
 pub use authority::{Authority, InvalidAddress, Rewrite, RewriteFuture};
 pub use body::GuardedBody;
+#[cfg(feature = "tonic")]
+pub use channels::{Channels, EndpointChannel, EndpointChannelFuture, GrpcEndpoint, NotConnected};
 pub use classifier::Classifier;
 pub use idle::{IdleBody, IdleFuture, IdleTimedOut, IdleTimeout, IdleTimeoutLayer};
 pub use incoming::{Incoming, IncomingFuture, IncomingLayer};

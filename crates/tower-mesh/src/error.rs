@@ -82,7 +82,7 @@ impl ErrorKind {
         if find::<Error>(chain).is_some() {
             // The endpoint itself calls through a mesh: what went wrong there is no circuit and no deadline of this call.
             Self::Upstream
-        } else if find::<DeadlineExceeded>(chain).is_some() {
+        } else if find::<DeadlineExceeded>(chain).is_some() || channel_timed_out(chain) {
             Self::DeadlineExceeded
         } else if find::<NotDriven>(chain).is_some() {
             Self::NotStarted
@@ -140,6 +140,17 @@ impl ErrorKind {
             Self::Upstream => "upstream",
         }
     }
+}
+
+/// tonic's channel has a timer of its own for what is left of the deadline, which may be first.
+#[cfg(feature = "tonic")]
+fn channel_timed_out(chain: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    find::<tonic::TimeoutExpired>(chain).is_some()
+}
+
+#[cfg(not(feature = "tonic"))]
+fn channel_timed_out(_chain: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    false
 }
 
 impl fmt::Display for ErrorKind {

@@ -10,6 +10,8 @@ mod call;
 mod components;
 mod error;
 mod events;
+#[cfg(feature = "tonic")]
+mod grpc;
 mod lifecycle;
 mod measure;
 mod mesh;
@@ -36,6 +38,8 @@ pub use components::{ComponentState, ComponentStatus};
 pub use config::Config;
 pub use error::{Error, ErrorKind};
 pub use events::{EndpointRef, Endpoints, Event, EventKind, Events, Missed, TriedAt};
+#[cfg(feature = "tonic")]
+pub use grpc::{Grpc, GrpcFuture, GrpcService};
 pub use lifecycle::{ShutdownReport, StartError};
 pub use measure::LatencyStatus;
 pub use mesh::Mesh;

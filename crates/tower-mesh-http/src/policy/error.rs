@@ -10,7 +10,7 @@ use tower_mesh_core::error::find_in;
 ///
 /// | cause | counts as | may be sent again |
 /// |---|---|---|
-/// | hyper-util's client could not connect; connection refused; hyper gave the request back unsent | failure, local | certainly not processed |
+/// | hyper-util's client or tonic's channel could not connect; connection refused; hyper gave the request back unsent | failure, local | certainly not processed |
 /// | HTTP/2 (feature `http2`): the stream was refused, or lies beyond a GOAWAY | failure, local | certainly not processed |
 /// | the caller's own body failed (seen in HTTP/2 with the feature `http2` only), or the request cannot be sent by this client | ignored | never |
 /// | anything else | failure, local | if idempotent |
@@ -34,6 +34,18 @@ fn was_not_processed(error: &(dyn Error + 'static)) -> bool {
         || find_in::<hyper::Error>(error).is_some_and(hyper::Error::is_canceled)
         || was_connection_refused(error)
         || was_refused_by_http2(error)
+        || was_not_connected(error)
+}
+
+/// tonic's channel had no connection, or TLS was not agreed on.
+#[cfg(feature = "tonic")]
+fn was_not_connected(error: &(dyn Error + 'static)) -> bool {
+    find_in::<tonic::ConnectError>(error).is_some()
+}
+
+#[cfg(not(feature = "tonic"))]
+fn was_not_connected(_error: &(dyn Error + 'static)) -> bool {
+    false
 }
 
 /// Connection refused can only come from connecting, so nothing was sent. I/O errors wrap one another; each is looked at.

@@ -1,0 +1,154 @@
+//! A token for backends arrives with every call, and nowhere else.
+
+use std::fmt::{self, Write};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::stream;
+use tonic::{Request, Response, Status, Streaming};
+use tower_mesh::core::EndpointHandle;
+use tower_mesh::http::Channels;
+use tower_mesh::http::credentials::{BearerLayer, BearerToken};
+use tracing::field::{Field, Visit};
+use tracing::span;
+
+use crate::teller::story::teller_client::TellerClient;
+use crate::teller::story::teller_server::{Teller, TellerServer};
+use crate::teller::story::{Ask, Told};
+use crate::teller::{Backend, mesh};
+
+/// Writes down everything that is logged, at every level and by everybody.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<String>>);
+
+impl Visit for Log {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let _ = write!(self.0.lock().unwrap(), "{field}={value:?} ");
+    }
+}
+
+impl tracing::Subscriber for Log {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, span: &span::Attributes<'_>) -> span::Id {
+        span.record(&mut self.clone());
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, values: &span::Record<'_>) {
+        values.record(&mut self.clone());
+    }
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        event.record(&mut self.clone());
+        let _ = writeln!(self.0.lock().unwrap(), "{}", event.metadata().target());
+    }
+
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+}
+
+/// Answers with how the caller was authorized, unless it is asked for a status.
+struct Doorkeeper;
+
+#[tonic::async_trait]
+impl Teller for Doorkeeper {
+    type StreamStream = stream::Empty<Result<Told, Status>>;
+    type ConverseStream = stream::Empty<Result<Told, Status>>;
+
+    async fn tell(&self, request: Request<Ask>) -> Result<Response<Told>, Status> {
+        let metadata = request.metadata().get("authorization");
+        let text = metadata.map(|text| text.to_str().unwrap().to_owned()).unwrap_or_default();
+        match request.get_ref().code {
+            0 => Ok(Response::new(Told { text, ..Told::default() })),
+            code => Err(Status::new(code.into(), "no")),
+        }
+    }
+
+    async fn stream(&self, _: Request<Ask>) -> Result<Response<Self::StreamStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn collect(&self, _: Request<Streaming<Ask>>) -> Result<Response<Told>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn converse(&self, _: Request<Streaming<Ask>>) -> Result<Response<Self::ConverseStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+}
+
+#[tokio::test]
+async fn the_token_of_the_moment_arrives_and_is_told_to_nobody_else() {
+    const FIRST: &str = "Zmlyc3Qtc2VjcmV0";
+    const SECOND: &str = "c2Vjb25kLXNlY3JldA";
+    let log = Log::default();
+    tracing::subscriber::set_global_default(log.clone()).unwrap();
+
+    let path = std::env::temp_dir().join(format!("tower-mesh-token-{}", std::process::id()));
+    std::fs::write(&path, format!("{FIRST}\n")).unwrap();
+    let token = BearerToken::from_file(&path).await.unwrap();
+    #[expect(clippy::disallowed_methods, reason = "ends with the runtime of its test")]
+    let _watching = tokio::task::spawn(token.watch(Duration::from_millis(10)));
+
+    let server = |address| Backend::serve(address, |server| server, TellerServer::new(Doorkeeper));
+    let backend = server("127.0.0.1:0".parse().unwrap());
+    let gone = server("127.0.0.1:0".parse().unwrap()).address;
+    let mesh = mesh(&[backend.address, gone], "discovery.algorithm = \"round_robin\"");
+    let layer = BearerLayer::new(token.clone());
+    let service = mesh.service("teller").unwrap().per_endpoint({
+        let layer = layer.clone();
+        move |_: &EndpointHandle| layer.clone()
+    });
+    let service = service.grpc(Channels::new());
+    let mut shown = format!("{service:?} {layer:?} {token:?}");
+    let mut client = TellerClient::new(service);
+    mesh.start().await.unwrap();
+
+    let tell = |code| Ask { code, ..Ask::default() };
+    let told = client.tell(tell(0)).await.unwrap().into_inner();
+    assert_eq!(told.text, format!("Bearer {FIRST}"));
+    for code in [14, 16, 13] {
+        let status = client.tell(tell(code)).await.unwrap_err();
+        let _ = write!(shown, "{status} {status:?}");
+    }
+    let mut own = Request::new(tell(0));
+    own.metadata_mut().insert("authorization", "Basic eA==".parse().unwrap());
+    assert_eq!(client.tell(own).await.unwrap().into_inner().text, "Basic eA==", "the caller's own is kept");
+
+    // What is no token changes nothing, and is not shown either; another token is sent from then on.
+    std::fs::write(&path, format!("{FIRST} {SECOND}")).unwrap();
+    let error = token.reload().await.unwrap_err();
+    let _ = write!(shown, "{error} {error:?}");
+    std::fs::write(&path, SECOND).unwrap();
+    let arrived = async {
+        while client.tell(tell(0)).await.unwrap().into_inner().text != format!("Bearer {SECOND}") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), arrived).await.unwrap();
+    std::fs::remove_file(&path).unwrap();
+
+    drop(backend);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    for _ in 0..3 {
+        let status = client.tell(tell(0)).await.unwrap_err();
+        let mut chain: Option<&dyn std::error::Error> = Some(&status);
+        while let Some(error) = chain {
+            let _ = write!(shown, "{error} {error:?}");
+            chain = error.source();
+        }
+    }
+    let _ = write!(shown, "{mesh:?} {:?} {:?}", mesh.status(), mesh.circuits());
+    let _ = mesh.shutdown(Duration::from_secs(1)).await;
+    shown.push_str(&log.0.lock().unwrap());
+    assert!(shown.contains("a new bearer token") && shown.contains("h2"), "the log was written down");
+    for secret in [FIRST, SECOND] {
+        let at = shown.find(secret).map(|at| &shown[at.saturating_sub(200)..at]);
+        assert!(at.is_none(), "{at:?}");
+    }
+}

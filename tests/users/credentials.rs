@@ -98,7 +98,7 @@ async fn the_token_of_the_moment_arrives_and_is_told_to_nobody_else() {
     let server = |address| Backend::serve(address, |server| server, TellerServer::new(Doorkeeper));
     let backend = server("127.0.0.1:0".parse().unwrap());
     let gone = server("127.0.0.1:0".parse().unwrap()).address;
-    let mesh = mesh(&[backend.address, gone], "discovery.algorithm = \"round_robin\"");
+    let mesh = mesh(&[backend.address, gone], "");
     let layer = BearerLayer::new(token.clone());
     let service = mesh.service("teller").unwrap().per_endpoint({
         let layer = layer.clone();

@@ -184,7 +184,8 @@ impl Teller for Story {
 pub(crate) fn mesh(addresses: &[SocketAddr], more: &str) -> Mesh {
     let endpoints: Vec<_> = addresses.iter().map(|address| format!("{:?}", address.to_string())).collect();
     let config = format!(
-        "[services.teller]\nendpoints = [{}]\nretry.base_delay = \"1ms\"\nretry.max_delay = \"2ms\"\n{more}",
+        "[services.teller]\nendpoints = [{}]\nretry.base_delay = \"1ms\"\nretry.max_delay = \"2ms\"\n\
+         discovery.algorithm = \"round_robin\"\n{more}",
         endpoints.join(", ")
     );
     Mesh::builder().config_toml(config).build().unwrap()

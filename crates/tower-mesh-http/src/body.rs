@@ -7,6 +7,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_mesh_core::classify::{Guard, Origin, Outcome, Retry, Verdict};
 
+use crate::classifier::Codes;
 use crate::policy::grpc;
 
 pin_project! {
@@ -32,7 +33,12 @@ pin_project! {
 impl<B: Body, G: Guard> GuardedBody<B, G> {
     /// Ties `guard` to the end of `body`. `verdict` is that of the head.
     pub fn new(body: B, verdict: Verdict, guard: G) -> Self {
-        let mut end = End { guard: Some(guard), verdict };
+        Self::with_rules(body, verdict, guard, None)
+    }
+
+    /// The same, with codes in the trailers that mean something else than usual.
+    pub(crate) fn with_rules(body: B, verdict: Verdict, guard: G, codes: Option<Codes>) -> Self {
+        let mut end = End { guard: Some(guard), verdict, codes };
         if body.is_end_stream() {
             end.reached(None);
         }
@@ -100,6 +106,7 @@ struct End<G: Guard> {
     guard: Option<G>,
     /// What the head said.
     verdict: Verdict,
+    codes: Option<Codes>,
 }
 
 impl<G: Guard> End<G> {
@@ -112,7 +119,12 @@ impl<G: Guard> End<G> {
     fn reached(&mut self, trailers: Option<&HeaderMap>) {
         if let Some(guard) = self.guard.take() {
             guard.finish(match self.verdict.outcome {
-                Outcome::Undecided => grpc::at_end(trailers),
+                Outcome::Undecided => match (&self.codes, trailers) {
+                    (Some(codes), Some(trailers)) => {
+                        codes.ruled(trailers).unwrap_or_else(|| grpc::at_end(Some(trailers)))
+                    }
+                    _ => grpc::at_end(trailers),
+                },
                 _ => self.verdict,
             });
         }

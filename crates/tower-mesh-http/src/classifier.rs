@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use http::{HeaderMap, Response, StatusCode, header};
 use http_body::Body;
-use tower_mesh_core::classify::{Guard, Verdict};
+use tower_mesh_core::classify::{Guard, Outcome, Verdict};
 use tower_mesh_core::{CallContext, Classify, Operation};
 
 use crate::body::GuardedBody;
@@ -55,8 +55,51 @@ pub struct Classifier {
 struct Rule {
     /// None for every operation.
     operation: Option<Operation>,
+    kind: Kind,
     statuses: RangeInclusive<u16>,
     verdict: Verdict,
+}
+
+/// Whose statuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Http,
+    Grpc,
+}
+
+/// The rules for the code of one gRPC answer, which comes with its trailers.
+#[derive(Debug, Clone)]
+pub(crate) struct Codes {
+    rules: Arc<Vec<Rule>>,
+    operation: Option<Operation>,
+}
+
+impl Codes {
+    /// What the user said of the code in `fields`; none if there is no code, or nothing was said of it.
+    pub(crate) fn ruled(&self, fields: &HeaderMap) -> Option<Verdict> {
+        let code = u16::try_from(grpc::code_in(fields)?).ok()?;
+        let verdict = rule(&self.rules, Kind::Grpc, code, || self.operation)?;
+        Some(grpc::heard(verdict, grpc::pushback(fields)))
+    }
+}
+
+/// The first rule for such a status. The operation is asked for only if there is one.
+fn rule(
+    rules: &[Rule],
+    kind: Kind,
+    status: u16,
+    operation: impl FnOnce() -> Option<Operation>,
+) -> Option<Verdict> {
+    let fits = |rule: &&Rule| rule.kind == kind && rule.statuses.contains(&status);
+    let mut fitting = rules.iter().filter(fits).peekable();
+    fitting.peek()?;
+    let operation = operation();
+    let rule = fitting.find(|rule| rule.operation.is_none() || rule.operation == operation)?;
+    Some(rule.verdict)
+}
+
+fn operation_now() -> Option<Operation> {
+    CallContext::with(|call| call.operation()).flatten()
 }
 
 impl Classifier {
@@ -68,16 +111,29 @@ impl Classifier {
     }
 
     /// Judges `statuses` by `verdict` instead of by the table, whatever the operation. What is said later goes before what was said earlier, and what is said of one
-    /// [operation](Self::statuses_of) before what is said of all. Not for gRPC answers, which are judged by their own status. A `Retry-After` beside 429 and
+    /// [operation](Self::statuses_of) before what is said of all. Not for gRPC answers, which are judged by their [codes](Self::codes). A `Retry-After` beside 429 and
     /// 503 is still heard, unless `verdict` has a wait of its own.
     pub fn statuses(self, statuses: RangeInclusive<u16>, verdict: Verdict) -> Self {
-        self.with_rule(Rule { operation: None, statuses, verdict })
+        self.with_rule(Rule { operation: None, kind: Kind::Http, statuses, verdict })
+    }
+
+    /// Judges gRPC answers with these codes by `verdict` instead of by the table, whatever the operation; in the same order as [`statuses`](Self::statuses). A
+    /// server's pushback is still heard.
+    pub fn codes(self, codes: RangeInclusive<u16>, verdict: Verdict) -> Self {
+        self.with_rule(Rule { operation: None, kind: Kind::Grpc, statuses: codes, verdict })
+    }
+
+    /// The same for calls of one operation: see [`statuses_of`](Self::statuses_of).
+    pub fn codes_of(self, operation: &str, codes: RangeInclusive<u16>, verdict: Verdict) -> Self {
+        let operation = Some(Operation::named(operation));
+        self.with_rule(Rule { operation, kind: Kind::Grpc, statuses: codes, verdict })
     }
 
     /// The same for calls of one operation, by the name that [`CallContext::operation`] has. A retry that is outermost, with no deadline
     /// layer and no mesh around it, judges outside of the context and does not see the operation.
     pub fn statuses_of(self, operation: &str, statuses: RangeInclusive<u16>, verdict: Verdict) -> Self {
-        self.with_rule(Rule { operation: Some(Operation::named(operation)), statuses, verdict })
+        let operation = Some(Operation::named(operation));
+        self.with_rule(Rule { operation, kind: Kind::Http, statuses, verdict })
     }
 
     fn with_rule(mut self, rule: Rule) -> Self {
@@ -90,12 +146,14 @@ impl Classifier {
 
     /// What the user said of `status`.
     fn ruled(&self, status: StatusCode) -> Option<Verdict> {
-        let rules = self.rules.as_ref()?;
-        let mut fitting = rules.iter().filter(|rule| rule.statuses.contains(&status.as_u16())).peekable();
-        fitting.peek()?;
-        let operation = CallContext::with(|call| call.operation()).flatten();
-        let rule = fitting.find(|rule| rule.operation.is_none() || rule.operation == operation)?;
-        Some(rule.verdict)
+        rule(self.rules.as_ref()?, Kind::Http, status.as_u16(), operation_now)
+    }
+
+    /// What the user said of gRPC's codes, if anything; for the operation of the call whose answer is being judged.
+    pub(crate) fn codes_for_end(&self, head: Verdict) -> Option<Codes> {
+        let rules = self.rules.as_ref().filter(|_| head.outcome == Outcome::Undecided)?;
+        let any = rules.iter().any(|rule| rule.kind == Kind::Grpc);
+        any.then(|| Codes { rules: rules.clone(), operation: operation_now() })
     }
 
     /// The verdict on the head of a response, whatever its type.
@@ -108,7 +166,10 @@ impl Classifier {
         if grpc::is_grpc(headers)
             && let Some(verdict) = grpc::at_head(status, headers)
         {
-            return verdict;
+            // An answer without a message has its code in its head.
+            let codes =
+                self.rules.as_ref().map(|rules| Codes { rules: rules.clone(), operation: operation_now() });
+            return codes.and_then(|codes| codes.ruled(headers)).unwrap_or(verdict);
         }
         let wait = match headers.get(header::RETRY_AFTER) {
             Some(value) if status::may_ask_to_wait(status) => retry_after::of_header(value, wall_clock),
@@ -132,7 +193,7 @@ impl<B: Body> Classify<Response<B>> for Classifier {
     }
 
     fn attach<G: Guard>(&self, response: Response<B>, verdict: Verdict, guard: G) -> Self::Response<G> {
-        response.map(|body| GuardedBody::new(body, verdict, guard))
+        response.map(|body| GuardedBody::with_rules(body, verdict, guard, self.codes_for_end(verdict)))
     }
 }
 
@@ -147,6 +208,7 @@ fn wall_clock() -> SystemTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::OnceLock;
     use std::time::Duration;
     use tower_mesh_core::classify::{Origin, Outcome, Retry};
 
@@ -197,6 +259,63 @@ mod tests {
             classifier.head(Ok(&Response::builder().status(404).body(String::new()).unwrap())),
             verdict(Retry::IfIdempotent)
         );
+    }
+
+    #[tokio::test]
+    async fn a_grpc_code_can_mean_something_else_in_the_head_and_in_the_trailers() {
+        use http_body_util::{BodyExt as _, Full, combinators::WithTrailers};
+
+        struct Told(Arc<OnceLock<Verdict>>);
+        impl Guard for Told {
+            fn finish(self, verdict: Verdict) {
+                self.0.set(verdict).expect("told once");
+            }
+        }
+        let missing = Verdict::failure(Origin::Remote, Retry::IfIdempotent);
+        let classifier =
+            Classifier::default().codes(5..=5, missing).codes_of("find", 5..=5, Verdict::SUCCESS);
+        let head = |fields: &[(&str, &str)]| {
+            let response = Response::builder().header("content-type", "application/grpc");
+            fields.iter().fold(response, |response, (name, value)| response.header(*name, *value))
+        };
+        let as_find = |run: &mut dyn FnMut() -> Verdict| {
+            CallContext::new().with_operation(Operation::named("find")).lend(run)
+        };
+        let only = head(&[("grpc-status", "5")]).body(String::new()).unwrap();
+        assert_eq!(classifier.head(Ok(&only)), missing);
+        assert_eq!(as_find(&mut || classifier.head(Ok(&only))), Verdict::SUCCESS);
+        let pushed =
+            head(&[("grpc-status", "5"), ("grpc-retry-pushback-ms", "7")]).body(String::new()).unwrap();
+        assert_eq!(
+            classifier.head(Ok(&pushed)).wait,
+            Some(Duration::from_millis(7)),
+            "a server is still heard"
+        );
+
+        for (find, code, expected) in
+            [(false, "5", missing), (true, "5", Verdict::SUCCESS), (false, "0", Verdict::SUCCESS)]
+        {
+            let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), code.parse().unwrap())]);
+            let body =
+                Full::new(bytes::Bytes::from("a")).with_trailers(std::future::ready(Some(Ok(trailers))));
+            let response: Response<WithTrailers<_, _>> = head(&[]).body(body).unwrap();
+            let told = Arc::new(OnceLock::new());
+            let mut run = || {
+                let verdict = classifier.head(Ok(&response));
+                assert_eq!(verdict.outcome, Outcome::Undecided);
+                verdict
+            };
+            let verdict = if find { as_find(&mut run) } else { run() };
+            let mut response = Some(response);
+            let mut attach = || classifier.attach(response.take().unwrap(), verdict, Told(told.clone()));
+            let answer = if find {
+                CallContext::new().with_operation(Operation::named("find")).lend(attach)
+            } else {
+                attach()
+            };
+            answer.into_body().collect().await.unwrap();
+            assert_eq!(told.get(), Some(&expected), "{find} {code}");
+        }
     }
 
     #[test]

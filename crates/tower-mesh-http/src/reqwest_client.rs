@@ -96,7 +96,8 @@ impl Classify<Response> for Classifier {
     }
 
     fn attach<G: Guard>(&self, response: Response, verdict: Verdict, guard: G) -> Self::Response<G> {
-        http::Response::from(response).map(|body| GuardedBody::new(body, verdict, guard))
+        let codes = self.codes_for_end(verdict);
+        http::Response::from(response).map(|body| GuardedBody::with_rules(body, verdict, guard, codes))
     }
 }
 

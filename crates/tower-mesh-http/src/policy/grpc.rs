@@ -25,10 +25,13 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 
 /// The verdict that `fields` (trailers, or the head of a trailers-only answer) carry; none if they hold no `grpc-status`.
 pub fn verdict_in(fields: &HeaderMap) -> Option<Verdict> {
+    Some(verdict(code_in(fields)?, pushback(fields)))
+}
+
+/// The code that `fields` carry; what is no number is an unknown error: code 2.
+pub(crate) fn code_in(fields: &HeaderMap) -> Option<u32> {
     let code = fields.get("grpc-status")?;
-    let code = code.to_str().ok().and_then(|code| code.trim().parse().ok());
-    // What is no number is an unknown error: code 2.
-    Some(verdict(code.unwrap_or(2), pushback(fields)))
+    Some(code.to_str().ok().and_then(|code| code.trim().parse().ok()).unwrap_or(2))
 }
 
 /// The verdict on an answer that ended without any `grpc-status`: it broke off.
@@ -56,6 +59,14 @@ pub fn verdict(code: u32, pushback: Pushback) -> Verdict {
         4 | 15 => Verdict::failure(Origin::Remote, Retry::Never),
         _ => Verdict::failure(Origin::Remote, Retry::IfIdempotent),
     };
+    heard(verdict, pushback)
+}
+
+/// `verdict` with what the server says about sending again.
+pub(crate) fn heard(verdict: Verdict, pushback: Pushback) -> Verdict {
+    if !verdict.is_failure() {
+        return verdict;
+    }
     match pushback {
         Pushback::None => verdict,
         Pushback::After(wait) => verdict.with_wait(Some(wait)),

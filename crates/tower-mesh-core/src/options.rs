@@ -35,7 +35,8 @@ impl CallOptions {
         self
     }
 
-    /// How many attempts there may be, the first included; at least 1, at most 255.
+    /// How many attempts there may be, the first included; at least 1, at most 255. A hedge is one too: an attempt is hedged no more often than attempts are
+    /// left. Retries do not count the hedges that went before them.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         let attempts = u8::try_from(attempts).unwrap_or(u8::MAX);
         self.max_attempts = Some(NonZeroU8::new(attempts).unwrap_or(NonZeroU8::MIN));

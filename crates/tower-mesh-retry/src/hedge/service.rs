@@ -76,14 +76,18 @@ where
             return HedgeFuture::new(self.inner.call(sent), None);
         }
         let mut scope = CallScope::join();
-        let known = scope.with(|call| (call.deadline(), call.start(clock), call.options()));
-        let (deadline, now, options) = known.unwrap_or_else(|| (None, clock(), CallOptions::new()));
+        let known = scope.with(|call| (call.deadline(), call.start(clock), call.options(), call.attempt()));
+        let (deadline, now, options, attempt) =
+            known.unwrap_or_else(|| (None, clock(), CallOptions::new(), 1));
+        let allowed = options.get_max_attempts().map_or(config.max_hedges(), |attempts| {
+            config.max_hedges().min(attempts.saturating_sub(attempt))
+        });
         if !parts.counted_outside {
             parts.budget.deposit(now);
         }
         let idempotent = options.is_idempotent().unwrap_or_else(|| parts.replay.is_idempotent(&sent));
-        let spare = if idempotent { parts.replay.copy(&sent) } else { None };
-        let hedges = if spare.is_some() { config.max_hedges() } else { 0 };
+        let spare = if idempotent && allowed > 0 { parts.replay.copy(&sent) } else { None };
+        let hedges = if spare.is_some() { allowed } else { 0 };
         if hedges == 0 && (parts.counted_outside || !parts.budget.is_throttled()) {
             return HedgeFuture::new(scope.run(|| self.inner.call(sent)), None);
         }

@@ -11,7 +11,7 @@ use tower::ServiceExt;
 use tower_layer::Layer;
 use tower_mesh_core::classify::{self, ByResult, Origin, Retry as MayRetry, Verdict};
 use tower_mesh_core::replay::{Idempotent, NotIdempotent};
-use tower_mesh_core::{BoxError, CallContext, DropReason, Endpoint, EndpointHandle};
+use tower_mesh_core::{BoxError, CallContext, CallOptions, DropReason, Endpoint, EndpointHandle};
 use tower_service::Service;
 
 use super::*;
@@ -174,6 +174,20 @@ async fn what_may_do_harm_or_cannot_be_copied_is_not_hedged() {
     off.live().reload(every(SEC, 0).build().unwrap());
     assert_eq!(off.layer(inner.clone()).oneshot(()).await.unwrap(), 1);
     assert_eq!(inner.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hedge_is_an_attempt_of_those_that_the_call_may_have() {
+    for (attempts, attempt, calls) in [(1, 1, 1), (3, 1, 3), (3, 2, 2), (3, 4, 1), (9, 1, 5)] {
+        let inner = scripted(&[10, 10, 10, 10, 10]);
+        let mut hedge = layer(every(SEC, 4)).layer(inner.clone());
+        let options = CallOptions::new().max_attempts(attempts);
+        let mut context = CallContext::new().with_options(options);
+        context.set_attempt(attempt);
+        let ready = hedge.ready().await.unwrap();
+        assert_eq!(context.lend(|| ready.call(())).await.unwrap(), 1);
+        assert_eq!(inner.calls(), calls, "{attempts} {attempt}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

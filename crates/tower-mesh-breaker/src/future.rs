@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tower_mesh_core::classify::{Guard as _, judge};
+use tower_mesh_core::classify::{judge, settle};
 use tower_mesh_core::{BoxError, Classify};
 
 use crate::error::CircuitOpen;
@@ -54,13 +54,7 @@ where
                 let result = ready!(future.poll(cx)).map_err(Into::into);
                 let guard = guard.take().expect("a future is not polled after it is ready");
                 let verdict = judge(classifier, result.as_ref().map_err(|error| &**error));
-                Poll::Ready(match result {
-                    Ok(response) => Ok(classifier.attach(response, verdict, guard)),
-                    Err(error) => {
-                        guard.finish(verdict);
-                        Err(error)
-                    }
-                })
+                Poll::Ready(settle(classifier, verdict, result, guard))
             }
             StateProj::Refused { refusal } => {
                 Poll::Ready(Err(refusal.take().expect("a future is not polled after it is ready").into()))

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use crate::context::DropReason;
-use crate::error::Judged;
+use crate::error::{BoxError, Judged};
 
 /// What an attempt means to the layers that count it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -131,6 +131,23 @@ pub fn judge<Res, C: Classify<Res>>(
     }
 }
 
+/// Ends a call that was judged by `verdict`: a response takes `guard` along to its own end, and for an error it ends here.
+#[inline(always)]
+pub fn settle<Res, C: Classify<Res>, G: Guard>(
+    classifier: &C,
+    verdict: Verdict,
+    result: Result<Res, BoxError>,
+    guard: G,
+) -> Result<C::Response<G>, BoxError> {
+    match result {
+        Ok(response) => Ok(classifier.attach(response, verdict, guard)),
+        Err(error) => {
+            guard.finish(verdict);
+            Err(error)
+        }
+    }
+}
+
 /// `Ok` is a success; `Err` is a failure of local origin that may be sent again if that does no harm.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ByResult;
@@ -237,7 +254,6 @@ impl Default for AbandonedPolicy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::BoxError;
 
     #[test]
     fn our_own_errors_are_judged_by_us_however_deep_they_lie() {

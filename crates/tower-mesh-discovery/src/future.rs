@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tower_mesh_core::classify::{Guard as _, judge};
+use tower_mesh_core::classify::{judge, settle};
 use tower_mesh_core::{BoxError, CallScope, Classify};
 use tower_service::Service;
 
@@ -95,13 +95,7 @@ where
                 let guard = guard.take().expect("a future is not polled after it is ready");
                 let verdict = judge(classifier, result.as_ref().map_err(|error| &**error));
                 span.ended(verdict.outcome);
-                return Poll::Ready(match result {
-                    Ok(response) => Ok(classifier.attach(response, verdict, guard)),
-                    Err(error) => {
-                        guard.finish(verdict);
-                        Err(error)
-                    }
-                });
+                return Poll::Ready(settle(classifier, verdict, result, guard));
             }
         }
     }

@@ -4,7 +4,7 @@ use std::task::{Context, Poll, ready};
 
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
-use tower_mesh_core::classify::{Guard, Verdict, judge};
+use tower_mesh_core::classify::{Guard, Verdict, judge, settle};
 use tower_mesh_core::{BoxError, CallEnd, Classify, EndpointHandle};
 use tower_service::Service;
 
@@ -112,13 +112,7 @@ where
         let result = ready!(this.future.poll(cx)).map_err(Into::into);
         let guard = this.guard.take().expect("a future is not polled after it is ready");
         let verdict = judge(this.classifier, result.as_ref().map_err(|error| &**error));
-        Poll::Ready(match result {
-            Ok(response) => Ok(this.classifier.attach(response, verdict, guard)),
-            Err(error) => {
-                guard.finish(verdict);
-                Err(error)
-            }
-        })
+        Poll::Ready(settle(this.classifier, verdict, result, guard))
     }
 }
 

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tower_layer::Layer;
-use tower_mesh_core::classify::{AbandonedPolicy, ByResult, Guard, Origin, Outcome, Verdict, judge};
+use tower_mesh_core::classify::{AbandonedPolicy, ByResult, Guard, Origin, Outcome, Verdict, judge, settle};
 use tower_mesh_core::{BoxError, CallContext, Classify, Tick};
 use tower_service::Service;
 
@@ -138,13 +138,7 @@ where
         let result = ready!(this.future.poll(cx)).map_err(Into::into);
         let guard = this.guard.take().expect("a future is not polled after it is ready");
         let verdict = judge(this.classifier, result.as_ref().map_err(|error| &**error));
-        Poll::Ready(match result {
-            Ok(response) => Ok(this.classifier.attach(response, verdict, guard)),
-            Err(error) => {
-                guard.finish(verdict);
-                Err(error)
-            }
-        })
+        Poll::Ready(settle(this.classifier, verdict, result, guard))
     }
 }
 

@@ -20,6 +20,8 @@ pub(crate) mod field {
     pub(crate) const DELAY_MS: &str = "mesh.retry.delay_ms";
     /// Why there was no other: a name of [`StopReason`].
     pub(crate) const STOPPED: &str = "mesh.retry.stopped";
+    /// What the budget held then.
+    pub(crate) const BALANCE: &str = "mesh.retry.balance";
 }
 
 /// A call failed and is not sent again, although its failure was one that another attempt may cure, or others had been made.

@@ -38,6 +38,7 @@ impl CallSpan {
             mesh.retry.reason = Empty,
             mesh.retry.delay_ms = Empty,
             mesh.retry.stopped = Empty,
+            mesh.retry.balance = Empty,
             mesh.outcome = Empty,
         );
         Self((!span.is_disabled()).then(|| Box::new(Wanted { span, inside: AtomicBool::new(false) })))

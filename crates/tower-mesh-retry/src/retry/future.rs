@@ -376,7 +376,7 @@ where
         let attempts = history.len();
         let budget = parts.budget.snapshot(now);
         tracing::debug!(attempts, %reason, balance = budget.balance, "not sending again");
-        Span::current().record(field::STOPPED, reason.as_str());
+        Span::current().record(field::STOPPED, reason.as_str()).record(field::BALANCE, budget.balance);
         parts.told.gave_up(reason, || GaveUp {
             operation: self.scope.with(|call| call.operation()).flatten(),
             attempts: history.clone(),

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use tower::{ServiceExt as _, service_fn};
+use tower_mesh::core::error::find;
 use tower_mesh::core::replay::Idempotent;
 use tower_mesh::core::{BoxError, EndpointHandle};
+use tower_mesh::retry::error::RetriesExhausted;
 use tower_mesh::{ErrorKind, Mesh};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -150,6 +152,8 @@ async fn a_call_and_its_attempts_are_spans_with_stable_fields() {
         fields.map(|field| call.get(field)),
         ["database", "select", "3", "local", "attempts", "upstream"]
     );
+    let gave_up = find::<RetriesExhausted>(&error).unwrap();
+    assert_eq!(call.get("mesh.retry.balance"), gave_up.budget().balance.to_string());
     assert_eq!(collect.take("mesh.attempt").len(), 3);
 
     timeout(Duration::from_secs(1), service.clone().oneshot(query("hang"))).await.unwrap_err();

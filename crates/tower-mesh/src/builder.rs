@@ -45,6 +45,8 @@ enum Given {
     Path(PathBuf),
     Toml(String),
     Json(String),
+    #[cfg(feature = "yaml")]
+    Yaml(String),
 }
 
 impl Default for Given {
@@ -60,6 +62,8 @@ impl Given {
             Self::Path(path) => Draft::of_path(&path, overrides),
             Self::Toml(text) => Draft::of_toml(&text, overrides),
             Self::Json(text) => Draft::of_json(&text, overrides),
+            #[cfg(feature = "yaml")]
+            Self::Yaml(text) => Draft::of_yaml(&text, overrides),
         }
     }
 }
@@ -72,7 +76,7 @@ impl MeshBuilder {
     }
 
     /// Services and their policies, read from this file by [`build`](Self::build), so that what is wrong in the file and what is wrong between the
-    /// file and the builder come in one answer; `.json` is JSON, everything else TOML. See [`config`](crate::config) for its form.
+    /// file and the builder come in one answer; `.json` is JSON, `.yaml` and `.yml` are YAML (feature `yaml`), everything else is TOML. See [`config`](crate::config) for its form.
     pub fn config_path(mut self, path: impl Into<PathBuf>) -> Self {
         self.config = Given::Path(path.into());
         self
@@ -87,6 +91,13 @@ impl MeshBuilder {
     /// As [`config_path`](Self::config_path), for a text in JSON.
     pub fn config_json(mut self, text: impl Into<String>) -> Self {
         self.config = Given::Json(text.into());
+        self
+    }
+
+    /// As [`config_path`](Self::config_path), for a text in YAML.
+    #[cfg(feature = "yaml")]
+    pub fn config_yaml(mut self, text: impl Into<String>) -> Self {
+        self.config = Given::Yaml(text.into());
         self
     }
 

@@ -1,4 +1,4 @@
-//! The configuration of a mesh: one typed tree, from TOML, JSON or code.
+//! The configuration of a mesh: one typed tree, from TOML, JSON, YAML (feature `yaml`) or code.
 //!
 //! Strict: an unknown field, a wrong type, a duration without a unit or a value out of range is a mistake, and all mistakes of a file
 //! come in one answer, each with its path, what was found and what is allowed. [`MeshBuilder::config_path`](crate::MeshBuilder::config_path) adds
@@ -92,6 +92,19 @@
 //! port = 9000                      # and host
 //! ```
 //!
+//! In JSON and YAML the tables and fields are the same. Of YAML nothing is taken that a reader could miss: one document, names that are texts, no field twice, no tags, no
+//! merged keys (`<<`), and a table without anything in it is `{}`, since what stands there empty is `null` and refused:
+//!
+//! ```yaml
+//! services:
+//!   users:
+//!     endpoints: [10.0.0.1:8080, 10.0.0.2:8080]
+//!     retry: { max_attempts: 3, base_delay: 1s }
+//!     limit: {}
+//!     allow:
+//!       "*": { operations: [health] }
+//! ```
+//!
 //! The fields of the other tables are those of the layers' configurations:
 //! [`DeadlineConfig`], [`RetryConfig`], [`BudgetConfig`], [`BreakerConfig`], [`OutlierConfig`], [`HealthConfig`], [`DiscoveryConfig`]. Where the mesh's
 //! default differs from the layer's it is told at [`ServiceConfig`].
@@ -105,6 +118,7 @@ mod strict;
 mod tree;
 
 use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsStr;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -150,7 +164,7 @@ impl Config {
         Self::default()
     }
 
-    /// Reads a file; `.json` is JSON, everything else TOML.
+    /// Reads a file; `.json` is JSON, `.yaml` and `.yml` are YAML (feature `yaml`), everything else is TOML.
     ///
     /// What only the rest of the program knows, such as which resolvers there are, is not looked at:
     /// [`MeshBuilder::config_path`](crate::MeshBuilder::config_path) tells the mistakes of both in one answer.
@@ -183,6 +197,15 @@ impl Config {
     /// When it cannot be parsed, and when anything in it is wrong.
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
         Draft::of_json(text, &Overrides::new())?.finish()
+    }
+
+    /// Reads YAML.
+    ///
+    /// # Errors
+    /// When it cannot be parsed, and when anything in it is wrong.
+    #[cfg(feature = "yaml")]
+    pub fn from_yaml(text: &str) -> Result<Self, ConfigError> {
+        Draft::of_yaml(text, &Overrides::new())?.finish()
     }
 
     /// Who this program is, to whoever decides who may call: calls that say nothing else are made by it. Default none.
@@ -242,8 +265,11 @@ impl Draft {
         let name = || path.display().to_string();
         let text =
             std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable { path: name(), error })?;
-        let json = path.extension().is_some_and(|extension| extension == "json");
-        let draft = if json { Self::of_json(&text, overrides) } else { Self::of_toml(&text, overrides) };
+        let draft = match path.extension().and_then(OsStr::to_str) {
+            Some("json") => Self::of_json(&text, overrides),
+            Some("yaml" | "yml") => Self::of_yaml(&text, overrides),
+            _ => Self::of_toml(&text, overrides),
+        };
         draft.map_err(|error| match error {
             ConfigError::Malformed { error, .. } => ConfigError::Malformed { path: Some(name()), error },
             other => other,
@@ -256,6 +282,17 @@ impl Draft {
 
     pub(crate) fn of_json(text: &str, overrides: &Overrides) -> Result<Self, ConfigError> {
         Self::of_tree(serde_json::from_str(text).map_err(Into::into), overrides)
+    }
+
+    pub(crate) fn of_yaml(text: &str, overrides: &Overrides) -> Result<Self, ConfigError> {
+        #[cfg(feature = "yaml")]
+        let tree = yaml_serde::from_str(text).map_err(Into::into);
+        #[cfg(not(feature = "yaml"))]
+        let tree = {
+            let _ = text;
+            Err("this build reads no YAML (feature yaml)".into())
+        };
+        Self::of_tree(tree, overrides)
     }
 
     fn of_tree(tree: Result<Tree, BoxError>, overrides: &Overrides) -> Result<Self, ConfigError> {
@@ -571,7 +608,7 @@ pub enum ConfigError {
         /// Why not.
         error: std::io::Error,
     },
-    /// It is not TOML, or not JSON.
+    /// It is not TOML, not JSON or not YAML; or it is YAML, and this build reads none.
     Malformed {
         /// The path of the file, if it was read from one.
         path: Option<String>,

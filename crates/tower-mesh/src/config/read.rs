@@ -93,6 +93,7 @@ impl<'a> Table<'a> {
         match self.take(key) {
             None => {}
             Some(Value::Object(values)) => table.values = Some(values),
+            Some(Value::Null) => self.wrong(key, &Value::Null, "a table; {} is an empty one"),
             Some(other) => self.wrong(key, other, "a table"),
         }
         table
@@ -295,6 +296,7 @@ pub(super) fn short(text: &str) -> String {
 /// A value as a mistake shows it: whole if it is short, by its kind if it is not.
 pub(super) fn shown(value: &Value) -> String {
     match value {
+        Value::Null => "nothing (null)".to_owned(),
         Value::Object(_) => "a table".to_owned(),
         Value::Array(_) => "a list".to_owned(),
         Value::String(text) if text.len() > 64 => format!("a text of {} bytes", text.len()),

@@ -1,9 +1,9 @@
-//! A tree of values that keeps what is wrong in a file visible: a field that stands there twice is refused, and a number that is none stays
-//! what it was called.
+//! A tree of values that keeps what is wrong in a file visible: a field that stands there twice is refused, as is a name that is no text, and a number that is none
+//! stays what it was called.
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 /// Any value.
@@ -48,6 +48,11 @@ impl<'de> Visitor<'de> for AnyValue {
         Ok(Value::Null)
     }
 
+    /// A document of YAML without anything in it.
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut values = Vec::new();
         while let Some(Tree(value)) = items.next_element()? {
@@ -58,7 +63,7 @@ impl<'de> Visitor<'de> for AnyValue {
 
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
         let mut values = Map::new();
-        while let Some(key) = fields.next_key::<String>()? {
+        while let Some(Name(key)) = fields.next_key()? {
             if values.contains_key(&key) {
                 return Err(A::Error::custom(format_args!("{key:?} stands there twice")));
             }
@@ -66,5 +71,31 @@ impl<'de> Visitor<'de> for AnyValue {
             values.insert(key, value);
         }
         Ok(Value::Object(values))
+    }
+    fn visit_enum<A: EnumAccess<'de>>(self, _: A) -> Result<Value, A::Error> {
+        Err(A::Error::custom("a tag means nothing here"))
+    }
+}
+
+/// What a field is called. Only YAML has others than texts: `1`, `true`, a list; taken as texts, two of them could be one field.
+struct Name(String);
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyName).map(Self)
+    }
+}
+
+struct AnyName;
+
+impl Visitor<'_> for AnyName {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text as the name of a field")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<String, E> {
+        Ok(name.to_owned())
     }
 }

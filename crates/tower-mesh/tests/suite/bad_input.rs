@@ -32,7 +32,7 @@ fn builder(streams: &Arc<Streams>) -> MeshBuilder {
     Mesh::builder().resolver("dns", source.clone()).resolver("list", source)
 }
 
-/// Builds from TOML and, said in JSON, from that: both must tell the same.
+/// Builds from TOML and, said in JSON and in YAML, from those: all must tell the same.
 fn mistakes(toml: &str) -> Vec<Told> {
     let streams = Arc::new(Streams::default());
     let tree: serde_json::Value = toml::from_str(toml).unwrap();
@@ -45,6 +45,12 @@ fn mistakes(toml: &str) -> Vec<Told> {
     };
     let found = told(of_toml.mistakes());
     assert_eq!(sorted(found.clone()), sorted(told(of_json.mistakes())));
+    #[cfg(feature = "yaml")]
+    {
+        let yaml = yaml_serde::to_string(&tree).unwrap();
+        let of_yaml = builder(&streams).config_yaml(yaml).build().unwrap_err();
+        assert_eq!(sorted(found.clone()), sorted(told(of_yaml.mistakes())));
+    }
     assert_eq!(streams.counts(), (0, 0), "nothing was resolved");
     let text = of_toml.to_string();
     for (path, found, allowed) in &found {

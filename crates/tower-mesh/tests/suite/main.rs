@@ -35,3 +35,4 @@ mod start;
 mod status;
 mod tracing;
 mod traffic;
+mod yaml;

@@ -1,7 +1,7 @@
 //! A token for backends arrives with every call, and nowhere else.
 
 use std::fmt::{self, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use futures_util::stream;
@@ -20,6 +20,19 @@ use crate::teller::{Backend, mesh};
 /// Writes down everything that is logged, at every level and by everybody.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<String>>);
+
+impl Log {
+    /// The one of the process: tests may share it.
+    fn global() -> Self {
+        static LOG: OnceLock<Log> = OnceLock::new();
+        let log = LOG.get_or_init(|| {
+            let log = Self::default();
+            tracing::subscriber::set_global_default(log.clone()).unwrap();
+            log
+        });
+        log.clone()
+    }
+}
 
 impl Visit for Log {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
@@ -86,8 +99,7 @@ impl Teller for Doorkeeper {
 async fn the_token_of_the_moment_arrives_and_is_told_to_nobody_else() {
     const FIRST: &str = "Zmlyc3Qtc2VjcmV0";
     const SECOND: &str = "c2Vjb25kLXNlY3JldA";
-    let log = Log::default();
-    tracing::subscriber::set_global_default(log.clone()).unwrap();
+    let log = Log::global();
 
     let path = std::env::temp_dir().join(format!("tower-mesh-token-{}", std::process::id()));
     std::fs::write(&path, format!("{FIRST}\n")).unwrap();
@@ -144,6 +156,50 @@ async fn the_token_of_the_moment_arrives_and_is_told_to_nobody_else() {
         }
     }
     let _ = write!(shown, "{mesh:?} {:?} {:?}", mesh.status(), mesh.circuits());
+    let _ = mesh.shutdown(Duration::from_secs(1)).await;
+    shown.push_str(&log.0.lock().unwrap());
+    assert!(shown.contains("a new bearer token") && shown.contains("h2"), "the log was written down");
+    for secret in [FIRST, SECOND] {
+        let at = shown.find(secret).map(|at| &shown[at.saturating_sub(200)..at]);
+        assert!(at.is_none(), "{at:?}");
+    }
+}
+
+/// The same through a table of the configuration; what there is to it but gRPC is in the facade's own suite.
+#[tokio::test]
+async fn a_table_of_the_configuration_sends_it_too() {
+    const FIRST: &str = "dGFibGUtZmlyc3Q";
+    const SECOND: &str = "dGFibGUtc2Vjb25k";
+    let log = Log::global();
+    let path = std::env::temp_dir().join(format!("tower-mesh-table-token-{}", std::process::id()));
+    std::fs::write(&path, format!("{FIRST}\n")).unwrap();
+
+    let server = TellerServer::new(Doorkeeper);
+    let backend = Backend::serve("127.0.0.1:0".parse().unwrap(), |server| server, server);
+    let table = format!("credentials = {{ bearer_file = {path:?}, reload = \"100ms\" }}");
+    let mesh = mesh(&[backend.address], &table);
+    let service = mesh.service("teller").unwrap().grpc(Channels::new());
+    let mut shown = format!("{service:?}");
+    let mut client = TellerClient::new(service);
+    mesh.start().await.unwrap();
+
+    let tell = |code| Ask { code, ..Ask::default() };
+    assert_eq!(client.tell(tell(0)).await.unwrap().into_inner().text, format!("Bearer {FIRST}"));
+    let mut own = Request::new(tell(0));
+    own.metadata_mut().insert("authorization", "Basic eA==".parse().unwrap());
+    assert_eq!(client.tell(own).await.unwrap().into_inner().text, "Basic eA==", "the caller's own is kept");
+
+    std::fs::write(&path, SECOND).unwrap();
+    let arrived = async {
+        while client.tell(tell(0)).await.unwrap().into_inner().text != format!("Bearer {SECOND}") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), arrived).await.unwrap();
+    std::fs::remove_file(&path).unwrap();
+
+    let status = client.tell(tell(13)).await.unwrap_err();
+    let _ = write!(shown, "{status} {status:?} {mesh:?} {:?}", mesh.status());
     let _ = mesh.shutdown(Duration::from_secs(1)).await;
     shown.push_str(&log.0.lock().unwrap());
     assert!(shown.contains("a new bearer token") && shown.contains("h2"), "the log was written down");

@@ -10,6 +10,8 @@ use tower_mesh_core::error::Judged;
 use tower_mesh_core::{Bind, BoxError, EndpointHandle, EndpointId};
 use tower_service::Service;
 
+use crate::bearing::Bearing;
+
 /// Binds an HTTP client to one endpoint by writing the endpoint's address into the URI of every request.
 ///
 /// For any client that goes where the URI points: hyper-util's, reqwest's as a service, a tower stack around either. The endpoint's
@@ -44,7 +46,7 @@ impl<C: Clone> Bind<C> for Authority {
     type Service = Rewrite<C>;
 
     fn bind(&self, client: &C, endpoint: &EndpointHandle) -> Rewrite<C> {
-        Rewrite { inner: client.clone(), target: Target::parse(endpoint) }
+        Rewrite { inner: client.clone(), target: Target::parse(endpoint), bearing: Bearing::default() }
     }
 }
 
@@ -55,12 +57,20 @@ impl<C: Clone> Bind<C> for Authority {
 pub struct Rewrite<C> {
     inner: C,
     target: Target,
+    pub(crate) bearing: Bearing,
 }
 
 impl<C> Rewrite<C> {
     /// The client.
     pub fn get_ref(&self) -> &C {
         &self.inner
+    }
+
+    /// Sends this token with every request that has no `authorization`, as [`BearerLayer`](crate::credentials::BearerLayer) does, and in place of one that
+    /// was given here before.
+    #[cfg(feature = "credentials")]
+    pub fn bearing(self, token: crate::credentials::BearerToken) -> Self {
+        Self { bearing: Bearing::of(token), ..self }
     }
 }
 
@@ -80,6 +90,7 @@ where
     fn call(&mut self, mut request: Request<B>) -> RewriteFuture<C::Future> {
         match &self.target {
             Target::Address { scheme, authority } => {
+                self.bearing.authorize(request.headers_mut());
                 let uri = std::mem::take(request.uri_mut());
                 *request.uri_mut() = with_authority(uri, scheme.as_ref(), authority);
                 RewriteFuture::Sent { inner: self.inner.call(request) }

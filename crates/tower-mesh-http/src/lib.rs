@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod authority;
+mod bearing;
 mod body;
 #[cfg(feature = "tonic")]
 mod channels;

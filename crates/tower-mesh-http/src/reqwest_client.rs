@@ -34,6 +34,7 @@ where
     }
 
     fn call(&mut self, mut request: Request) -> RewriteFuture<C::Future> {
+        self.bearing.authorize(request.headers_mut());
         match self.target() {
             Ok((client, scheme, authority)) => {
                 rewrite(request.url_mut(), scheme.map(uri::Scheme::as_str), authority);

@@ -11,6 +11,7 @@ use tower_mesh_health::{HealthConfig, HealthLayer, Prober};
 
 use crate::authorize::{Authorize, Authorizer};
 use crate::config::{Config, ConfigError, Draft, Overrides, ProbeSettings, ServiceConfig, path_of};
+use crate::credentials::Credentials;
 use crate::events::{Event, EventSink, Missed, Publisher};
 use crate::lifecycle::{Farewell, Lifecycle};
 use crate::mesh::Mesh;
@@ -194,13 +195,18 @@ impl MeshBuilder {
             mistakes.push(Mistake::new("follow_config", "a configuration that is no file", "config_path"));
         }
         let mut sources = Sources::new(resolvers);
-        let mut found = HashMap::new();
+        let (mut found, mut credentials) = (HashMap::new(), HashMap::new());
         for (name, service) in &config.services {
             let source = sources.find(&service.source);
             let given = probes.contains_key(name.as_str());
-            let wrong = [source.as_ref().err().cloned(), health_mistake(service, given)];
+            let loaded = service.credentials.as_ref().map(Credentials::load).transpose();
+            let unloaded = loaded.as_ref().err().cloned();
+            let wrong = [source.as_ref().err().cloned(), health_mistake(service, given), unloaded];
             if let Ok(Some(source)) = source {
                 found.insert(name.clone(), source);
+            }
+            if let Ok(Some(loaded)) = loaded {
+                credentials.insert(name.clone(), loaded);
             }
             let path = path_of("services", name.as_str());
             mistakes.extend(wrong.into_iter().flatten().map(|mistake| mistake.under(&path)));
@@ -222,7 +228,8 @@ impl MeshBuilder {
         };
         let parts = config.services.iter().map(|(name, service)| {
             let resolver = found.remove(name).expect("a service without a source is a mistake");
-            let part = part(name, service, &resolver, probes.remove(name.as_str()), &shared);
+            let (probe, credentials) = (probes.remove(name.as_str()), credentials.remove(name));
+            let part = part(name, service, &resolver, probe, credentials, &shared);
             (name.clone(), Arc::new(part))
         });
         let parts = parts.collect();
@@ -245,13 +252,14 @@ pub(crate) fn part(
     service: &ServiceConfig,
     resolver: &AnyResolver,
     make: Option<MakeHealth>,
+    credentials: Option<Credentials>,
     shared: &Shared,
 ) -> Part {
     let health = service.health.as_ref().map(|settings| match make {
         Some(make) => make(settings.config),
         None => probe::health(settings),
     });
-    Part::new(name.clone(), service, resolver, health, shared)
+    Part::new(name.clone(), service, resolver, health, credentials, shared)
 }
 
 /// What is wrong with how a service is probed; `given` if its probe was given to the builder.

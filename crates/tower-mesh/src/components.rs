@@ -25,7 +25,7 @@ pub enum ComponentState {
 pub struct ComponentStatus {
     /// Whose.
     pub service: String,
-    /// `discovery`, `outlier` or `health`.
+    /// `discovery`, `credentials`, `outlier` or `health`.
     pub component: &'static str,
     /// How it is.
     pub state: ComponentState,

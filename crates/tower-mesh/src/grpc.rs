@@ -54,7 +54,8 @@ impl<P> ServiceHandle<P, Classifier> {
         P: PerEndpoint<GrpcEndpoint> + Send + Sync + 'static,
         P::Service: Clone + Send + Sync + 'static,
     {
-        Grpc { inner: self.replay(Classifier::default()).bind(channels, ()) }
+        let channels = crate::credentials::channels(self.part.credentials.as_ref(), channels);
+        Grpc { inner: self.replay(Classifier::default()).bound(channels, ()) }
     }
 }
 

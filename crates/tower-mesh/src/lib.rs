@@ -8,6 +8,7 @@ mod builder;
 mod builder_ext;
 mod call;
 mod components;
+mod credentials;
 mod error;
 mod events;
 #[cfg(feature = "tonic")]

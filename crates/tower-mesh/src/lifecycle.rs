@@ -115,7 +115,9 @@ impl Lifecycle {
     /// Runs all work of a service that joins a mesh which has started.
     pub(crate) fn run_all(&self, part: &Part) {
         if matches!(self.state(), MeshState::Starting | MeshState::Running) {
-            for component in [Component::Discovery, Component::Outlier, Component::Health] {
+            for component in
+                [Component::Discovery, Component::Credentials, Component::Outlier, Component::Health]
+            {
                 self.run(part, component);
             }
         }
@@ -163,7 +165,7 @@ impl Lifecycle {
         Err(Error::new(kind, part.name.as_str(), operation))
     }
 
-    /// Starts everything in order: discovery and what looks over its endpoints, and when every required service is resolved, health. (Circuits need no work in
+    /// Starts everything in order: discovery, what looks over its endpoints and what keeps credentials fresh, and when every required service is resolved, health. (Circuits need no work in
     /// the background.)
     pub(crate) async fn start(
         &self,
@@ -182,6 +184,7 @@ impl Lifecycle {
         let parts = parts();
         for part in parts.values() {
             self.run(part, Component::Discovery);
+            self.run(part, Component::Credentials);
             self.run(part, Component::Outlier);
         }
         let required = parts.values().filter(|part| part.config().required);

@@ -179,7 +179,7 @@ impl Mesh {
     /// registered again.
     ///
     /// Only the restart of the program changes: where a service's endpoints come from, except for a list of them; its `discovery` table; how it is probed;
-    /// whether it has a table `health` or `outlier`; and of its budget the ttl, the throttle, and whether it counts by active calls; and `identity`. Secrets of etcd are those it was started with.
+    /// whether it has a table `health`, `outlier` or `credentials`; and of its budget the ttl, the throttle, and whether it counts by active calls; and `identity`. Secrets of etcd are those it was started with.
     /// `start_timeout` means nothing once it has started.
     ///
     /// Of a mesh that has started it must be called inside tokio's runtime.

@@ -21,6 +21,7 @@ use tower_mesh_retry::{DeadlineLayer, HedgeLayer, RetryBudget, RetryLayer};
 use crate::authorize::Authorization;
 use crate::builder::{AnyHealth, Shared};
 use crate::config::{ServiceConfig, SourceConfig};
+use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind};
 use crate::events::{EventKind, of_discovery, of_outlier};
 use crate::measure::Calls;
@@ -45,6 +46,7 @@ pub(crate) struct Part {
     /// There is something to admit by, or was when it was made.
     admits: bool,
     pub(crate) health: Option<HealthLayer>,
+    pub(crate) credentials: Option<Credentials>,
     /// Calls through the layers whose answer is awaited.
     pub(crate) calls: UnderWay,
     /// Calls by name whose answer is awaited, through the layers or not.
@@ -75,6 +77,7 @@ pub(crate) struct Work {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Component {
     Discovery,
+    Credentials,
     Outlier,
     Health,
 }
@@ -83,6 +86,7 @@ impl Component {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Discovery => "discovery",
+            Self::Credentials => "credentials",
             Self::Outlier => "outlier",
             Self::Health => "health",
         }
@@ -95,6 +99,7 @@ impl Part {
         config: &ServiceConfig,
         resolver: &AnyResolver,
         health: Option<AnyHealth>,
+        credentials: Option<Credentials>,
         shared: &Shared,
     ) -> Self {
         let events = &shared.events;
@@ -118,6 +123,10 @@ impl Part {
             work.push(Work { component: Component::Health, future: Box::pin(prober) });
             layer
         });
+        if let Some(credentials) = &credentials {
+            let driver = Box::pin(credentials.driver());
+            work.push(Work { component: Component::Credentials, future: driver });
+        }
         let breaker = BreakerLayer::named(name.as_str(), config.breaker, ByResult);
         let tell = (events.clone(), name.clone());
         breaker.on_transition(move |event| tell.0.tell(Some(&tell.1), || EventKind::from(event)));
@@ -153,6 +162,7 @@ impl Part {
                 false => AdmissionLayer::disabled(ByResult),
             },
             health,
+            credentials,
             calls: UnderWay::default(),
             named_calls: UnderWay::default(),
             seen: Seen::default(),
@@ -191,6 +201,7 @@ impl Part {
             // Where there was nothing to admit by, there is nothing that could.
             ("limit", self.admits || next.limit.is_none()),
             ("admission", self.admits || next.admission.is_none()),
+            ("credentials", now.credentials.is_some() == next.credentials.is_some()),
             ("health", now.health.is_some() == next.health.is_some()),
             (
                 "health",
@@ -217,6 +228,7 @@ impl Part {
             ("hedge", now.hedge == next.hedge),
             ("breaker", now.breaker == next.breaker),
             ("outlier", now.outlier == next.outlier),
+            ("credentials", now.credentials == next.credentials),
             (
                 "health",
                 now.health.as_ref().map(|now| now.config) == next.health.as_ref().map(|next| next.config),
@@ -225,8 +237,17 @@ impl Part {
         same.into_iter().filter(|(_, same)| !same).map(|(field, _)| field).collect()
     }
 
-    /// Goes by `next` from now on, in which nothing is [wrong](Self::differing).
-    pub(crate) fn reload(&self, next: &ServiceConfig) {
+    /// The credentials of `next`, if they are to take the place of others.
+    pub(crate) fn other_credentials(&self, next: &ServiceConfig) -> Result<Option<Credentials>, Mistake> {
+        let now = self.config().credentials.clone();
+        match (now, &next.credentials) {
+            (Some(now), Some(next)) if now != *next => Credentials::load(next).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Goes by `next` from now on, in which nothing is [wrong](Self::differing), with its [credentials](Self::other_credentials).
+    pub(crate) fn reload(&self, next: &ServiceConfig, credentials: Option<&Credentials>) {
         let now = std::mem::replace(&mut *self.config(), next.clone());
         if let (Some(list), SourceConfig::Endpoints(endpoints)) = (&self.list, &next.source)
             && now.source != next.source
@@ -270,6 +291,9 @@ impl Part {
             && now.health.is_none_or(|now| now.config != next.config)
         {
             layer.reload(next.config);
+        }
+        if let (Some(credentials), Some(next)) = (&self.credentials, credentials) {
+            credentials.take_over(next);
         }
     }
 

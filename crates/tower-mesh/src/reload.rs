@@ -12,6 +12,7 @@ use tower_mesh_core::error::{InvalidConfig, Mistake};
 
 use crate::builder::{self, Shared};
 use crate::config::{Config, ConfigError, Draft, Overrides, ServiceConfig, path_of};
+use crate::credentials::Credentials;
 use crate::events::EventKind;
 use crate::mesh::Parts;
 use crate::part::Part;
@@ -190,9 +191,11 @@ impl Reloads {
             match parts.get(&name) {
                 Some(part) => {
                     let changed = part.differing(&service, &mut wrong);
+                    let credentials = part.other_credentials(&service);
+                    wrong.extend(credentials.as_ref().err().cloned());
                     plan.next.insert(name.clone(), part.clone());
                     if !changed.is_empty() {
-                        plan.differing.push((part.clone(), service));
+                        plan.differing.push((part.clone(), service, credentials.ok().flatten()));
                         plan.report.changed.insert(name, changed);
                     }
                 }
@@ -214,13 +217,14 @@ impl Reloads {
     fn new_part(&self, name: &ServiceName, service: &ServiceConfig) -> Result<Part, Vec<Mistake>> {
         // What is wrong with the source's own words was told already.
         let source = lock(&self.sources).find(&service.source);
-        let health = builder::health_mistake(service, false);
-        match source {
-            Ok(Some(resolver)) if health.is_none() => {
-                Ok(builder::part(name, service, &resolver, None, &self.shared))
+        let mut wrong = Vec::from_iter(builder::health_mistake(service, false));
+        let credentials = service.credentials.as_ref().map(Credentials::load).transpose();
+        let credentials = credentials.map_err(|mistake| wrong.push(mistake));
+        match (source, credentials) {
+            (Ok(Some(resolver)), Ok(credentials)) if wrong.is_empty() => {
+                Ok(builder::part(name, service, &resolver, None, credentials, &self.shared))
             }
-            Ok(_) => Err(Vec::from_iter(health)),
-            Err(mistake) => Err([mistake].into_iter().chain(health).collect()),
+            (source, _) => Err(source.err().into_iter().chain(wrong).collect()),
         }
     }
 }
@@ -267,7 +271,7 @@ pub(crate) async fn follow(mesh: std::sync::Weak<crate::mesh::Inner>, followed: 
 /// What a reload will do; nothing of it can fail.
 struct Plan {
     next: Parts,
-    differing: Vec<(Arc<Part>, ServiceConfig)>,
+    differing: Vec<(Arc<Part>, ServiceConfig, Option<Credentials>)>,
     report: Reloaded,
 }
 
@@ -280,8 +284,8 @@ impl Plan {
         forget: impl Fn(&ServiceName),
     ) -> Reloaded {
         let Self { next, differing, report } = self;
-        for (part, config) in differing {
-            part.reload(&config);
+        for (part, config, credentials) in differing {
+            part.reload(&config, credentials.as_ref());
         }
         let next = Arc::new(next);
         let before = parts.swap(next.clone());

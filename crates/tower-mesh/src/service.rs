@@ -21,6 +21,8 @@ use tower_service::Service;
 
 pub use tower_mesh_discovery::With;
 
+#[cfg(feature = "http")]
+use crate::credentials::authority;
 use crate::error::{Error, ErrorKind};
 use crate::lifecycle::Lifecycle;
 use crate::measure::Ended;
@@ -34,7 +36,7 @@ use crate::under_way::Counted;
 /// service once and clone it, rather than once for each call.
 #[must_use = "it becomes a service by http, bind or connect"]
 pub struct ServiceHandle<P = NoLayers, C = ByResult, R = NotIdempotent> {
-    part: Arc<Part>,
+    pub(crate) part: Arc<Part>,
     lifecycle: Arc<Lifecycle>,
     discovery: DiscoveryLayer,
     per_endpoint: P,
@@ -94,8 +96,27 @@ impl<P, C, R> ServiceHandle<P, C, R> {
         ServiceHandle { part, lifecycle, discovery, per_endpoint, classifier, replay }
     }
 
-    /// The service for a client that reaches any address: `bind` makes each endpoint's service out of it.
+    /// The service for a client that reaches any address: `bind` makes each endpoint's service out of it. The token of a table `credentials` is not sent, unless `bind` does.
     pub fn bind<B, Client>(self, bind: B, client: Client) -> Connected<P::Service, C, R>
+    where
+        Client: Send + Sync + 'static,
+        B: Bind<Client> + Send + Sync + 'static,
+        P: PerEndpoint<B::Service> + Send + Sync + 'static,
+        P::Service: Clone + Send + Sync + 'static,
+        C: Clone + Send + Sync + 'static,
+        R: Clone,
+    {
+        if self.part.credentials.is_some() {
+            let service = self.part.name.as_str();
+            tracing::warn!(
+                service,
+                "its table `credentials` is of no effect on what `bind` or `connect` makes"
+            );
+        }
+        self.bound(bind, client)
+    }
+
+    pub(crate) fn bound<B, Client>(self, bind: B, client: Client) -> Connected<P::Service, C, R>
     where
         Client: Send + Sync + 'static,
         B: Bind<Client> + Send + Sync + 'static,
@@ -170,8 +191,8 @@ impl<P> ServiceHandle<P, tower_mesh_http::Classifier> {
         P: PerEndpoint<tower_mesh_http::Rewrite<Client>> + Send + Sync + 'static,
         P::Service: Clone + Send + Sync + 'static,
     {
-        let classifier = self.classifier.clone();
-        self.replay(classifier).bind(tower_mesh_http::Authority, client)
+        let (classifier, bind) = (self.classifier.clone(), authority(self.part.credentials.as_ref()));
+        self.replay(classifier).bound(bind, client)
     }
 }
 
@@ -188,9 +209,10 @@ impl<P> ServiceHandle<P> {
         P: PerEndpoint<tower_mesh_http::Rewrite<Client>> + Send + Sync + 'static,
         P::Service: Clone + Send + Sync + 'static,
     {
+        let bind = authority(self.part.credentials.as_ref());
         self.classify(tower_mesh_http::Classifier::default())
             .replay(tower_mesh_http::Reqwest)
-            .bind(tower_mesh_http::Authority, client)
+            .bound(bind, client)
     }
 }
 

@@ -17,6 +17,7 @@ pub use link::NotConnected;
 pub use service::{EndpointChannel, EndpointChannelFuture};
 
 use crate::authority::address_of;
+use crate::bearing::Bearing;
 use crate::outgoing::{Outgoing, OutgoingLayer};
 use link::Link;
 
@@ -44,6 +45,7 @@ pub struct Channels {
     connect_timeout: Duration,
     pause: Duration,
     endpoint: Option<Arc<Configure>>,
+    bearing: Bearing,
 }
 
 type Configure = dyn Fn(Endpoint) -> Endpoint + Send + Sync;
@@ -51,7 +53,12 @@ type Configure = dyn Fn(Endpoint) -> Endpoint + Send + Sync;
 impl Channels {
     /// With a connect timeout of 1 s and a pause of 200 ms.
     pub fn new() -> Self {
-        Self { connect_timeout: Duration::from_secs(1), pause: Duration::from_millis(200), endpoint: None }
+        Self {
+            connect_timeout: Duration::from_secs(1),
+            pause: Duration::from_millis(200),
+            endpoint: None,
+            bearing: Bearing::default(),
+        }
     }
 
     /// How long connecting may take, name resolution included and TLS not. Default 1 s.
@@ -69,6 +76,13 @@ impl Channels {
     /// Sets what else tonic knows of a connection: TLS, windows, keep-alive. What it sets for connecting itself has no effect. Default nothing.
     pub fn endpoint(mut self, configure: impl Fn(Endpoint) -> Endpoint + Send + Sync + 'static) -> Self {
         self.endpoint = Some(Arc::new(configure));
+        self
+    }
+
+    /// Sends this token with every call that has no `authorization` in its metadata, in place of one that was given before. Default none.
+    #[cfg(feature = "credentials")]
+    pub fn bearing(mut self, token: crate::credentials::BearerToken) -> Self {
+        self.bearing = Bearing::of(token);
         self
     }
 }
@@ -108,7 +122,7 @@ impl Bind<()> for Channels {
                     Some(configure) => configure(target),
                     None => target,
                 };
-                EndpointChannel::new(link, target)
+                EndpointChannel::new(link, target, self.bearing.clone())
             }
         };
         OutgoingLayer::new().layer(channel)

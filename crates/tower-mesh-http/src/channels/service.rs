@@ -20,6 +20,7 @@ use tower_service::Service;
 use super::connector::Connector;
 use super::link::{Access, Connecting, Link};
 use crate::authority::Invalid;
+use crate::bearing::Bearing;
 use crate::clock::clock;
 
 /// gRFC A6: how many attempts there were before this one.
@@ -44,12 +45,13 @@ enum Shared {
         target: Box<Endpoint>,
         /// Made by the first call: its worker needs tokio's runtime.
         channel: OnceLock<Channel>,
+        bearing: Bearing,
     },
 }
 
 impl EndpointChannel {
-    pub(super) fn new(link: Arc<Link>, target: Endpoint) -> Self {
-        Self::of(Arc::new(Shared::To { link, target: Box::new(target), channel: OnceLock::new() }))
+    pub(super) fn new(link: Arc<Link>, target: Endpoint, bearing: Bearing) -> Self {
+        Self::of(Arc::new(Shared::To { link, target: Box::new(target), channel: OnceLock::new(), bearing }))
     }
 
     pub(super) fn nowhere(why: Invalid) -> Self {
@@ -80,7 +82,7 @@ where
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         let (link, target, channel) = match &*self.shared {
             Shared::Nowhere(why) => return Poll::Ready(Err(why.to_error().into())),
-            Shared::To { link, target, channel } => (link, target, channel),
+            Shared::To { link, target, channel, .. } => (link, target, channel),
         };
         while !link.is_open() {
             // What was ready is so no longer.
@@ -109,6 +111,9 @@ where
         let (sends, deadline) = known.unwrap_or_default();
         if sends > 1 {
             request.headers_mut().insert(PREVIOUS_ATTEMPTS, HeaderValue::from(sends - 1));
+        }
+        if let Shared::To { bearing, .. } = &*self.shared {
+            bearing.authorize(request.headers_mut());
         }
         let mut channel = self.readied.take().expect("a service is called after it was ready");
         EndpointChannelFuture { inner: channel.call(request.map(tonic::body::Body::new)), deadline }

@@ -1,6 +1,6 @@
 use std::task::{Context, Poll};
 
-use http::{Request, header};
+use http::Request;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -60,10 +60,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> S::Future {
-        let headers = request.headers_mut();
-        if !headers.contains_key(header::AUTHORIZATION) {
-            headers.insert(header::AUTHORIZATION, self.token.header());
-        }
+        self.token.authorize(request.headers_mut());
         self.inner.call(request)
     }
 }

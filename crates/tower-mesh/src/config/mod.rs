@@ -47,6 +47,9 @@
 //! max_ejection_percent = 30
 //! [services.users.health]          # present: endpoints are probed
 //! path = "/healthz"                # by GET; or one of the tables http, tcp and grpc; or a probe given to the builder
+//! [services.users.credentials]     # present: requests carry `authorization: Bearer …` (feature `credentials`)
+//! bearer_file = "/run/secrets/users"   # or: bearer_env = "USERS_TOKEN"
+//! reload = "30s"                   # how often the file is read again; this is the default
 //! [services.users.discovery]
 //! ready_timeout = "3s"
 //! algorithm = "p2c_ewma"           # p2c_least_request, round_robin, random, ring_hash, maglev
@@ -70,6 +73,10 @@
 //! servers = ["10.0.0.53:53"]
 //! families = "v4"                  # both, v4, v6
 //! ```
+//!
+//! The token of a table `credentials` goes with the requests that `http`, `reqwest` and `grpc` send to the service's endpoints, unless they have that header already; not with probes,
+//! and not through `bind` and `connect`. It is read when the mesh is built, and stands in no log, status or error. A file that cannot be used any more leaves the old token
+//! in use, which is told to `tracing`. Whoever reads the connection reads the token: send it over TLS.
 //!
 //! A probe that is more than a GET has a table of its own:
 //!
@@ -109,6 +116,7 @@
 //! [`DeadlineConfig`], [`RetryConfig`], [`BudgetConfig`], [`BreakerConfig`], [`OutlierConfig`], [`HealthConfig`], [`DiscoveryConfig`]. Where the mesh's
 //! default differs from the layer's it is told at [`ServiceConfig`].
 
+mod credentials;
 mod overrides;
 mod probe;
 mod read;
@@ -133,6 +141,9 @@ use tower_mesh_discovery::DiscoveryConfig;
 use tower_mesh_health::HealthConfig;
 use tower_mesh_retry::{BudgetConfig, DeadlineConfig, HedgeConfig, HedgeConfigBuilder, RetryConfig};
 
+pub(crate) use self::credentials::CredentialsConfig;
+#[cfg(feature = "credentials")]
+pub(crate) use self::credentials::TokenSource;
 pub use self::overrides::Overrides;
 pub(crate) use self::probe::ProbeSettings;
 #[cfg(feature = "http")]
@@ -345,6 +356,7 @@ pub(crate) fn path_of(parent: &str, key: &str) -> String {
 /// | `outlier` | none: no endpoint is ejected for being worse than its peers |
 /// | `health` | none: endpoints are not probed |
 /// | `discovery` | as the layer's |
+/// | `credentials` | none: requests are authorized by what they bring along |
 #[derive(Debug, Clone)]
 pub struct ServiceConfig {
     pub(crate) source: SourceConfig,
@@ -364,6 +376,7 @@ pub struct ServiceConfig {
     pub(crate) admission: Option<SuccessRateConfig>,
     pub(crate) outlier: Option<OutlierConfig>,
     pub(crate) health: Option<HealthSettings>,
+    pub(crate) credentials: Option<CredentialsConfig>,
 }
 
 /// What a program's own readiness wants of a required service.
@@ -440,6 +453,7 @@ impl ServiceConfig {
             admission: None,
             outlier: None,
             health: None,
+            credentials: None,
         }
     }
 
@@ -573,10 +587,26 @@ impl ServiceConfig {
         self
     }
 
+    /// Sends the bearer token in this file with every request of the service that has no `authorization`, through `http`, `reqwest` and `grpc`. The file is read when the mesh is
+    /// built, and `every` so often while it runs: from 100 ms to 1 day, checked when the mesh is built.
+    #[cfg(feature = "credentials")]
+    pub fn bearer_file(self, path: impl Into<std::path::PathBuf>, every: Duration) -> Self {
+        let source = TokenSource::File(path.into());
+        Self { credentials: Some(CredentialsConfig { source, reload: every }), ..self }
+    }
+
+    /// The same with the token in this variable of the environment, as it is when the mesh is built.
+    #[cfg(feature = "credentials")]
+    pub fn bearer_env(self, name: impl Into<String>) -> Self {
+        let source = TokenSource::Environment(name.into());
+        Self { credentials: Some(CredentialsConfig { source, reload: CredentialsConfig::RELOAD }), ..self }
+    }
+
     /// What is wrong with it on its own. What its tables hold is right, or it could not have been built.
     fn mistakes(&self) -> Vec<Mistake> {
         let resting = self.rest_after.and_then(Self::rest_mistake).map(|mistake| mistake.under("discovery"));
-        resting.into_iter().chain(self.endpoint_mistakes()).collect()
+        let credentials = self.credentials.as_ref().and_then(CredentialsConfig::mistake);
+        resting.into_iter().chain(credentials).chain(self.endpoint_mistakes()).collect()
     }
 
     fn endpoint_mistakes(&self) -> Vec<Mistake> {

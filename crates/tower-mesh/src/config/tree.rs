@@ -21,6 +21,7 @@ use tower_mesh_retry::{
     HedgeConfigBuilder, RetryConfig, RetryConfigBuilder,
 };
 
+use super::credentials::Credentials;
 use super::probe::ProbeSettings;
 use super::read::Table;
 use super::shape::Shape;
@@ -66,11 +67,14 @@ fn read_root(root: &mut Table<'_>) -> Config {
     base.read(&mut defaults);
     let mut sources = Sources::default();
     sources.read_defaults(&mut defaults);
+    let mut credentials = Credentials::default();
+    credentials.read_defaults(&mut defaults);
     let allow = read_allow(&mut defaults);
     root.absorb(defaults);
 
     for (name, mut table) in root.named_tables("services") {
         let mut service = read_service(&mut table, base.clone(), sources.clone());
+        service.credentials = credentials.clone().read(&mut table);
         // A service's own list stands alone: what a default allows is no secret addition to it.
         service.allow = read_allow(&mut table).or_else(|| allow.clone());
         root.absorb(table);

@@ -29,12 +29,12 @@ pub enum EventKind {
     Starting,
     /// Background work has been started.
     ComponentStarted {
-        /// `discovery`, `outlier` or `health`.
+        /// `discovery`, `credentials`, `outlier` or `health`.
         component: &'static str,
     },
     /// Background work came to an end that it should not have, or a required service could not be resolved in time.
     ComponentFailed {
-        /// `discovery`, `outlier` or `health`.
+        /// `discovery`, `credentials`, `outlier` or `health`.
         component: &'static str,
         /// Why.
         error: String,

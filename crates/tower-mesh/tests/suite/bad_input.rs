@@ -59,7 +59,7 @@ fn mistakes(toml: &str) -> Vec<Told> {
     found
 }
 
-const SERVICE_FIELDS: &str = "admission, allow, breaker, budget, deadline, discovery, dns, endpoints, etcd, file, health, hedge, limit, operations, outlier, ready_when, required, resolver, retry";
+const SERVICE_FIELDS: &str = "admission, allow, breaker, budget, credentials, deadline, discovery, dns, endpoints, etcd, file, health, hedge, limit, operations, outlier, ready_when, required, resolver, retry";
 const A_DURATION: &str = "a duration with a unit, such as \"500ms\", \"2s\" or \"1m\"";
 const AN_ADDRESS: &str = "1 to 1024 bytes without blanks or control characters";
 const A_PATTERN: &str = "1 to 128 bytes, with * at most at the end";
@@ -320,7 +320,7 @@ fn each_mistake_outside_the_services_too() {
             (
                 "defaults.breker",
                 "an unknown field",
-                "admission, allow, breaker, budget, deadline, discovery, dns, etcd, health, hedge, limit, outlier, retry",
+                "admission, allow, breaker, budget, credentials, deadline, discovery, dns, etcd, health, hedge, limit, outlier, retry",
             ),
         ),
     ] {

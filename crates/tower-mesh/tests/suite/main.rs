@@ -10,6 +10,7 @@ mod authorization;
 mod bad_input;
 mod bodies;
 mod by_name;
+mod credentials;
 mod defaults;
 mod effect;
 mod errors;

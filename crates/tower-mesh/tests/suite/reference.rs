@@ -2,7 +2,7 @@
 
 use tower_mesh::Config;
 
-#[cfg(all(feature = "dns", feature = "etcd"))]
+#[cfg(all(feature = "credentials", feature = "dns", feature = "etcd"))]
 fn kept(name: &str, made: &str) {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
     if std::env::var_os("MESH_WRITE_REFERENCE").is_some() {
@@ -15,7 +15,7 @@ fn kept(name: &str, made: &str) {
     );
 }
 
-#[cfg(all(feature = "dns", feature = "etcd"))]
+#[cfg(all(feature = "credentials", feature = "dns", feature = "etcd"))]
 #[test]
 fn the_schema_and_the_page_are_what_the_reader_asks_for() {
     let schema = format!("{}\n", serde_json::to_string_pretty(&Config::json_schema()).unwrap());

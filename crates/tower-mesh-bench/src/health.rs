@@ -12,6 +12,8 @@ use tower_mesh_core::probe::{Probe, ProbeFailure, Probed};
 use tower_mesh_core::{Endpoint, EndpointHandle};
 use tower_mesh_health::{HealthConfig, HealthLayer};
 
+use crate::thread_time;
+
 /// One line of the report.
 #[derive(Debug, Serialize)]
 pub(crate) struct Row {
@@ -60,11 +62,11 @@ fn row(name: &'static str, endpoints: usize, interval: Duration, time: Duration,
             for endpoint in &fleet {
                 health.watching(endpoint);
             }
-            let before = processor_time();
+            let before = thread_time::processor();
             let started = Instant::now();
             let ran = tokio::time::timeout(time, prober).await;
             assert!(ran.is_err(), "the prober goes on");
-            let spent = processor_time().zip(before).map(|(after, before)| after - before);
+            let spent = thread_time::processor().zip(before).map(|(after, before)| after - before);
             let down = health.status().iter().filter(|status| status.consecutive_failures() > 0).count();
             assert_eq!(down, 0, "every probe passes");
             (begun, spent, started.elapsed())
@@ -87,12 +89,6 @@ fn row(name: &'static str, endpoints: usize, interval: Duration, time: Duration,
 fn endpoint(i: usize) -> EndpointHandle {
     let address = format!("10.{}.{}.{}:80", i >> 16 & 255, i >> 8 & 255, i & 255);
     EndpointHandle::new(Endpoint::new(address).expect("an address"))
-}
-
-/// Processor time of this thread so far, as Linux tells it.
-fn processor_time() -> Option<Duration> {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
 }
 
 /// How many probes began in each ten milliseconds.

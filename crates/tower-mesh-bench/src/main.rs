@@ -1,6 +1,7 @@
 //! Overhead per call: the whole stack and its parts, beside the floor (what no balancer can do without) and beside tower's
 //! retry > timeout > buffer > P2C, in one run; then what an update with one change costs, and what an endpoint keeps in memory; and what checking the
-//! health of many endpoints costs, in processor time and in bursts; and what a mesh of many services costs. `--only` names what is measured: stacks, `updates`, `health`, `scale`.
+//! health of many endpoints costs, in processor time and in bursts; and what a mesh of many services costs, and what
+//! looking at it costs those who call. `--only` names what is measured: stacks, `updates`, `health`, `scale`.
 //!
 //! `cargo run --release -p tower-mesh-bench -- [--json FILE] [--only NAME,…] [--threads N] [--endpoints N] [--calls N] [--rounds N]`
 //!
@@ -12,7 +13,9 @@ mod inner;
 mod measure;
 mod mesh;
 mod peers;
+mod polled;
 mod scale;
+mod thread_time;
 
 use std::process::ExitCode;
 

@@ -13,7 +13,7 @@ use tower_service::Service;
 
 use crate::floor::Floor;
 use crate::inner::Request;
-use crate::{ALLOCATOR, health, mesh, peers, scale};
+use crate::{ALLOCATOR, health, mesh, peers, polled, scale};
 
 /// What the command line says.
 pub(crate) struct Settings {
@@ -106,6 +106,7 @@ pub(crate) struct Report {
     updates: Vec<mesh::Update>,
     health: Vec<health::Row>,
     scale: Vec<scale::Row>,
+    polled: Vec<polled::Row>,
 }
 
 /// What one kind of stack does in one round.
@@ -160,6 +161,9 @@ impl Report {
         if !self.scale.is_empty() {
             self.print_scale();
         }
+        if !self.polled.is_empty() {
+            self.print_polled();
+        }
     }
 
     fn print_scale(&self) {
@@ -195,9 +199,45 @@ impl Report {
         }
     }
 
+    fn print_polled(&self) {
+        println!(
+            "\n{:<9} {:>9} {:>9} {:>9} {:>12} {:>8} {:>13}   {:<24} {:<15}",
+            "services",
+            "endpoints",
+            "statuses",
+            "ns/call",
+            "while polled",
+            "x alone",
+            "x other mesh",
+            "longest us: a / o / p",
+            "sleeps: a / o / p"
+        );
+        for row in &self.polled {
+            println!(
+                "{:<9} {:>9} {:>9} {:>9.1} {:>12.1} {:>8.3} {:>13.3}   {:<24} {:<15}",
+                row.services,
+                row.endpoints,
+                row.polls,
+                row.ns,
+                row.polled_ns,
+                row.vs_alone,
+                row.vs_other,
+                row.longest_us.map(|us| format!("{us:.0}")).join(" / "),
+                row.sleeps.map(|sleeps| sleeps.to_string()).join(" / ")
+            );
+        }
+        println!(
+            "a: nobody looks; o: somebody looks at another mesh of that size; p: polled, somebody looks at this one"
+        );
+    }
+
     /// Measures large meshes.
     pub(crate) fn add_scale(&mut self) {
-        self.scale = runtime(2).block_on(scale::rows());
+        let runtime = runtime(2);
+        self.scale = runtime.block_on(scale::rows());
+        self.polled = [(1, 10_000), (100, 10_000)]
+            .map(|(services, endpoints)| polled::row(&runtime, services, endpoints))
+            .into();
     }
 
     fn print_health(&self) {

@@ -48,7 +48,7 @@ async fn row(services: usize, endpoints: usize) -> Row {
     let (build_ms, mesh) = timed(|| Mesh::builder().config(first.clone()).build().expect("a configuration"));
     let (connect_ms, _clients) = timed(|| {
         let connect = |name| mesh.service(name).expect("it is there").connect(|_: &EndpointHandle| Echo);
-        first_names(services).iter().map(|name| connect(name.as_str())).collect::<Vec<_>>()
+        names(services).iter().map(|name| connect(name.as_str())).collect::<Vec<_>>()
     });
     let started = tokio::time::Instant::now();
     mesh.start().await.expect("lists are there at once");
@@ -81,22 +81,22 @@ async fn row(services: usize, endpoints: usize) -> Row {
     }
 }
 
-fn known(mesh: &Mesh) -> usize {
+pub(crate) fn known(mesh: &Mesh) -> usize {
     mesh.status().services.iter().map(|service| service.endpoints.len()).sum()
 }
 
-fn first_names(services: usize) -> Vec<ServiceName> {
+pub(crate) fn names(services: usize) -> Vec<ServiceName> {
     (0..services).map(|n| format!("service-{n}").parse().expect("a name")).collect()
 }
 
-fn config(
+pub(crate) fn config(
     services: usize,
     endpoints: usize,
     change: impl Fn(ServiceConfig) -> ServiceConfig,
     weight_of_first: u32,
 ) -> Config {
     let each = endpoints / services;
-    let names = first_names(services).into_iter().enumerate();
+    let names = names(services).into_iter().enumerate();
     names.fold(Config::new(), |config, (n, name)| {
         let endpoints = (0..each).map(|i| {
             let number = n * each + i;

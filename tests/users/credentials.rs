@@ -107,9 +107,10 @@ async fn the_token_of_the_moment_arrives_and_is_told_to_nobody_else() {
     #[expect(clippy::disallowed_methods, reason = "ends with the runtime of its test")]
     let _watching = tokio::task::spawn(token.watch(Duration::from_millis(10)));
 
-    let server = |address| Backend::serve(address, |server| server, TellerServer::new(Doorkeeper));
-    let backend = server("127.0.0.1:0".parse().unwrap());
-    let gone = server("127.0.0.1:0".parse().unwrap()).address;
+    let server = TellerServer::new(Doorkeeper);
+    let backend = Backend::serve("127.0.0.1:0".parse().unwrap(), |server| server, server);
+    // Nobody has ever listened there: a server that is just being killed may still take a call, which is then not sent again.
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mesh = mesh(&[backend.address, gone], "");
     let layer = BearerLayer::new(token.clone());
     let service = mesh.service("teller").unwrap().per_endpoint({

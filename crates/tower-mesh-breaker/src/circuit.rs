@@ -15,7 +15,7 @@ use crate::config::{BreakerConfig, WindowKind};
 use crate::error::CircuitOpen;
 use crate::metering;
 use crate::outlier::Member;
-use crate::policy::machine::{Admission, Machine, State, Transition, TripReason, rate_reached};
+use crate::policy::machine::{Admission, Counted, Machine, State, Transition, TripReason, rate_reached};
 use crate::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
@@ -153,6 +153,13 @@ impl Circuit {
         }))
     }
 
+    /// Reads what a call through a closed circuit reads and writes.
+    #[inline]
+    pub(crate) fn read_ahead(&self) {
+        std::hint::black_box(self.0.word.load(Ordering::Relaxed));
+        self.0.window.read_ahead();
+    }
+
     /// Asks to make a call at `now`. The permit must be finished; dropped, it counts for nothing and gives a trial call back.
     ///
     /// This is also what moves an open circuit whose wait is over to half-open.
@@ -169,8 +176,8 @@ impl Circuit {
         let word = self.0.word.load(Ordering::Acquire);
         let generation = word::generation(word);
         match word::phase(word) {
-            word::COUNTED => Ok(Admission { generation, state: State::Closed }),
-            word::UNCOUNTED => Ok(Admission { generation, state: State::Disabled }),
+            word::COUNTED => Ok(Admission::new(generation, Counted::Window)),
+            word::UNCOUNTED => Ok(Admission::new(generation, Counted::Not)),
             _ => self.ask(clock()),
         }
     }
@@ -191,7 +198,7 @@ impl Circuit {
 
     /// Whether what `admission` was given by still holds, so that a call readied earlier may be made.
     pub(crate) fn still_holds(&self, admission: Admission) -> bool {
-        word::generation(self.0.word.load(Ordering::Acquire)) == admission.generation
+        word::generation(self.0.word.load(Ordering::Acquire)) == admission.generation()
     }
 
     /// Takes in how an admitted call ended.
@@ -219,7 +226,7 @@ impl Circuit {
             Outcome::Failure(_) if failed => Some(Sample { failed, slow }),
             Outcome::Failure(_) | Outcome::Ignored | Outcome::Refused => None,
         };
-        if admission.state != State::Closed {
+        if admission.counted() != Counted::Window {
             return self.release_trial(admission, sample, verdict.wait, now);
         }
         if !self.still_holds(admission) {
@@ -258,7 +265,7 @@ impl Circuit {
         };
         if let Some(reason) = reason {
             self.update(now, |machine| {
-                (machine.trip(admission.generation, reason, counts, asked, now, chance()), ())
+                (machine.trip(admission.generation(), reason, counts, asked, now, chance()), ())
             });
         }
     }
@@ -271,7 +278,7 @@ impl Circuit {
         asked: Option<Duration>,
         now: Tick,
     ) {
-        if admission.state == State::HalfOpen {
+        if admission.counted() == Counted::Trial {
             if !self.still_holds(admission) {
                 self.0.late.fetch_add(1, Ordering::Relaxed);
             }
@@ -595,7 +602,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         match self.admission.take() {
             // Only a trial call has something to give back.
-            Some(admission) if admission.state == State::HalfOpen => {
+            Some(admission) if admission.counted() == Counted::Trial => {
                 let now = Tick::of(tokio::time::Instant::now().into_std());
                 self.circuit.release(admission, Verdict::IGNORED, 0, now);
             }

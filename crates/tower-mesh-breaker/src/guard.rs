@@ -1,10 +1,12 @@
 //! The breaker's guard over one call.
 
+use std::time::Duration;
+
 use tower_mesh_core::classify::{Guard, Verdict};
 use tower_mesh_core::{CallContext, Tick};
 
 use crate::circuit::Circuit;
-use crate::policy::machine::{Admission, State};
+use crate::policy::machine::{Admission, Counted};
 use crate::service::clock;
 
 /// Rides with a call to its end, the end of the response body included, and tells the circuit. Dropped before that, it reports an abandoned call.
@@ -14,19 +16,19 @@ pub struct CircuitGuard {
     /// None once it has been told.
     admission: Option<Admission>,
     started: Tick,
-    /// When something last arrived, if anything did; only a streaming response tells.
-    progressed: Option<Tick>,
+    /// How long after the start something last arrived, in milliseconds; 0 if nothing did. Only a streaming response tells. Small, as the guard is moved with each call.
+    progressed_ms: u32,
 }
 
 impl CircuitGuard {
     pub(crate) fn new(circuit: Circuit, admission: Admission, started: Tick) -> Self {
-        Self { circuit, admission: Some(admission), started, progressed: None }
+        Self { circuit, admission: Some(admission), started, progressed_ms: 0 }
     }
 }
 
 impl Guard for CircuitGuard {
     fn progress(&mut self) {
-        self.progressed = Some(clock());
+        self.progressed_ms = u32::try_from(clock().since(self.started).as_millis()).unwrap_or(u32::MAX);
     }
 
     fn finish(mut self, verdict: Verdict) {
@@ -42,11 +44,11 @@ impl Drop for CircuitGuard {
         let Some(admission) = self.admission.take() else {
             return;
         };
-        if admission.state == State::Disabled && !self.circuit.is_in_a_set() {
+        if admission.counted() == Counted::Not && !self.circuit.is_in_a_set() {
             return;
         }
         let now = CallContext::attempt_ended(self.started, clock);
-        let quiet = now.since(self.progressed.unwrap_or(self.started));
+        let quiet = now.since(self.started + Duration::from_millis(self.progressed_ms.into()));
         let reason = CallContext::drop_reason_of(self.started);
         let outcome = self.circuit.config().abandoned().outcome(reason, quiet);
         self.circuit.release(

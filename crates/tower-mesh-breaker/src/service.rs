@@ -15,7 +15,7 @@ use crate::circuit::{Circuit, Permit};
 use crate::error::CircuitOpen;
 use crate::future::BreakerFuture;
 use crate::guard::CircuitGuard;
-use crate::policy::machine::{Admission, State};
+use crate::policy::machine::{Admission, Counted};
 
 /// Stops calling its inner service while that keeps failing. Made by a [`BreakerLayer`](crate::BreakerLayer).
 ///
@@ -28,13 +28,19 @@ pub struct Breaker<S, C> {
     watching: bool,
     /// Leave for the call to come that has nothing to give back.
     pass: Option<Admission>,
-    ticket: Option<Box<Ticket>>,
+    /// Boxed, and in one box: a balancer keeps one breaker per endpoint and clones it for each call.
+    rare: Option<Box<Rare>>,
+}
+
+/// What few calls need.
+#[derive(Default)]
+struct Rare {
+    ticket: Option<Ticket>,
     /// Wakes a caller that waits for the inner service when the circuit changes. Made only when there is something to wait for.
     changed: Option<Pin<Box<OwnedNotified>>>,
 }
 
-/// What `poll_ready` has got for the call to come, where that is more than leave to pass. Boxed, as it is rare: a balancer keeps one breaker per endpoint and
-/// clones it for each call.
+/// What `poll_ready` has got for the call to come, where that is more than leave to pass.
 #[derive(Debug)]
 enum Ticket {
     /// A trial call, given back when dropped.
@@ -45,7 +51,13 @@ enum Ticket {
 
 impl<S, C> Breaker<S, C> {
     pub(crate) fn new(inner: S, circuit: Circuit, classifier: C, watching: bool) -> Self {
-        Self { inner, circuit, classifier, watching, pass: None, ticket: None, changed: None }
+        Self { inner, circuit, classifier, watching, pass: None, rare: None }
+    }
+
+    /// Reads what a call will read first, so that it is on its way from memory: for a balancer over thousands of endpoints that is still comparing two of them.
+    #[inline]
+    pub fn read_ahead(&self) {
+        self.circuit.read_ahead();
     }
 
     /// The service around which this stands.
@@ -75,16 +87,17 @@ impl<S, C> Breaker<S, C> {
             return Ok(());
         }
         self.pass = None;
-        if let Some(ticket) = &self.ticket {
-            if matches!(&**ticket, Ticket::Trial(permit) if permit.still_holds()) {
+        if let Some(rare) = &mut self.rare {
+            if matches!(&rare.ticket, Some(Ticket::Trial(permit)) if permit.still_holds()) {
                 return Ok(());
             }
             // Void: given back before asking anew.
-            self.ticket = None;
+            rare.ticket = None;
         }
         let admission = self.circuit.admit(clock)?;
-        if admission.state == State::HalfOpen {
-            self.ticket = Some(Box::new(Ticket::Trial(Permit::of(self.circuit.clone(), admission))));
+        if admission.counted() == Counted::Trial {
+            let permit = Permit::of(self.circuit.clone(), admission);
+            self.rare.get_or_insert_default().ticket = Some(Ticket::Trial(permit));
         } else {
             self.pass = Some(admission);
         }
@@ -94,24 +107,33 @@ impl<S, C> Breaker<S, C> {
     /// Hands over what there is for a call: the admission, for a guard that takes over what there is to give back.
     #[inline]
     fn use_ticket(&mut self) -> Result<Admission, Option<CircuitOpen>> {
-        match (self.pass.take(), self.ticket.take()) {
-            (Some(admission), _) => Ok(admission),
-            (None, Some(ticket)) => match *ticket {
-                Ticket::Trial(permit) => Ok(permit.into_admission()),
-                Ticket::Refused(refusal) => Err(Some(refusal)),
-            },
-            (None, None) => Err(None),
+        if let Some(admission) = self.pass.take() {
+            return Ok(admission);
+        }
+        match self.rare.as_mut().and_then(|rare| rare.ticket.take()) {
+            Some(Ticket::Trial(permit)) => Ok(permit.into_admission()),
+            Some(Ticket::Refused(refusal)) => Err(Some(refusal)),
+            None => Err(None),
+        }
+    }
+
+    /// Waits for no change any more.
+    #[inline]
+    fn stop_waiting(&mut self) {
+        if let Some(rare) = &mut self.rare {
+            rare.changed = None;
         }
     }
 
     /// Whether the circuit has changed since the last look; the task is woken when it does.
     #[cold]
     fn heard_change(&mut self, cx: &mut Context<'_>) -> bool {
-        let fresh = self.changed.is_none();
+        let rare = self.rare.get_or_insert_default();
+        let fresh = rare.changed.is_none();
         let changed =
-            self.changed.get_or_insert_with(|| Box::pin(self.circuit.changed().clone().notified_owned()));
+            rare.changed.get_or_insert_with(|| Box::pin(self.circuit.changed().clone().notified_owned()));
         if changed.as_mut().poll(cx).is_ready() {
-            self.changed = None;
+            rare.changed = None;
             return true;
         }
         // A change before the first look was not heard: look at the ticket once more.
@@ -139,20 +161,20 @@ where
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         loop {
             if let Err(refusal) = self.get_ticket() {
-                self.changed = None;
+                self.stop_waiting();
                 if self.watching {
                     return Poll::Ready(Err(refusal.into()));
                 }
-                self.ticket = Some(Box::new(Ticket::Refused(refusal)));
+                self.rare.get_or_insert_default().ticket = Some(Ticket::Refused(refusal));
                 return Poll::Ready(Ok(()));
             }
             match self.inner.poll_ready(cx) {
                 Poll::Ready(Ok(())) => {
-                    self.changed = None;
+                    self.stop_waiting();
                     return Poll::Ready(Ok(()));
                 }
                 Poll::Ready(Err(error)) => {
-                    self.changed = None;
+                    self.stop_waiting();
                     let error = error.into();
                     self.readiness_failed(&error);
                     return Poll::Ready(Err(error));

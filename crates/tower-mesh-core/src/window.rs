@@ -3,6 +3,7 @@
 //! Both kinds truly slide and are shared by all threads without a lock. Integer counts in a ring, not a decaying average: in a
 //! tight burst an average gives each sample almost no weight, so the burst stays unseen.
 
+use std::ops::Deref;
 use std::time::Duration;
 
 use crate::ratio::Ratio;
@@ -59,6 +60,15 @@ impl Window {
         match self {
             Self::Count(window) => window.record(sample),
             Self::Time(window) => window.record(now, sample),
+        }
+    }
+
+    /// Reads what [`record`](Self::record) will write, so that it is on its way from memory, and makes nothing of it.
+    #[inline]
+    pub fn read_ahead(&self) {
+        if let Self::Time(window) = self {
+            let newest = window.newest.load(Relaxed);
+            std::hint::black_box(window.buckets[newest::place(newest)].total.load(Relaxed));
         }
     }
 
@@ -142,15 +152,49 @@ impl CountWindow {
 }
 
 /// The calls of the last `window`, in buckets of equal width; a bucket leaves as a whole.
+///
+/// What a call touches lies together, in this order: with thousands of windows each further line of memory is a cache miss.
 #[derive(Debug)]
+#[repr(C)]
 pub struct TimeWindow {
-    origin: Tick,
-    width_ns: u64,
-    buckets: Box<[Bucket]>,
-    /// The number of the newest bucket; [`BUSY`] is set while somebody clears the way for a newer one.
+    /// The number of the newest bucket and its place: see [`newest`]; [`BUSY`] is set while somebody clears the way for a newer one.
     newest: AtomicU64,
     /// One more than the number of the newest bucket that saw a bad call; 0 for none.
     last_bad: AtomicU64,
+    origin: Tick,
+    width_ns: u64,
+    buckets: Buckets,
+}
+
+/// Few of them are kept in place.
+#[derive(Debug)]
+enum Buckets {
+    Few([Bucket; FEW]),
+    Many(Box<[Bucket]>),
+}
+
+const FEW: usize = 10;
+
+impl Buckets {
+    fn new(count: usize) -> Self {
+        if count == FEW {
+            Self::Few(Default::default())
+        } else {
+            Self::Many((0..count).map(|_| Bucket::default()).collect())
+        }
+    }
+}
+
+impl Deref for Buckets {
+    type Target = [Bucket];
+
+    #[inline]
+    fn deref(&self) -> &[Bucket] {
+        match self {
+            Self::Few(buckets) => buckets,
+            Self::Many(buckets) => buckets,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -193,16 +237,38 @@ impl Bucket {
 
 const BUSY: u64 = 1 << 63;
 
+/// The newest bucket as one word: its place in the ring in the low bits, so that a call need not divide, and above it its number.
+mod newest {
+    use super::BUSY;
+
+    const PLACE: u32 = 16;
+    pub(super) const MAX_BUCKETS: u32 = 1 << PLACE;
+
+    pub(super) fn of(number: u64, buckets: usize) -> u64 {
+        (number << PLACE) | (number % buckets as u64)
+    }
+
+    #[inline]
+    pub(super) fn number(word: u64) -> u64 {
+        (word & !BUSY) >> PLACE
+    }
+
+    #[inline]
+    pub(super) fn place(word: u64) -> usize {
+        (word % u64::from(MAX_BUCKETS)) as usize
+    }
+}
+
 impl TimeWindow {
-    /// A window of `window` in `buckets` buckets (0 is taken as 1), each at least 1 ms wide, aligned to `origin`.
+    /// A window of `window` in `buckets` buckets (at least 1, at most 65 536), each at least 1 ms wide, aligned to `origin`.
     pub fn new(window: Duration, buckets: u32, origin: Tick) -> Self {
-        let buckets = buckets.max(1);
+        let buckets = buckets.clamp(1, newest::MAX_BUCKETS);
         Self {
-            origin,
-            width_ns: (nanos(window) / u64::from(buckets)).max(1_000_000),
-            buckets: (0..buckets).map(|_| Bucket::default()).collect(),
             newest: AtomicU64::new(0),
             last_bad: AtomicU64::new(0),
+            origin,
+            width_ns: (nanos(window) / u64::from(buckets)).max(1_000_000),
+            buckets: Buckets::new(buckets as usize),
         }
     }
 
@@ -210,17 +276,16 @@ impl TimeWindow {
     #[inline]
     pub fn record(&self, now: Tick, sample: Sample) {
         let newest = self.newest.load(Acquire);
-        let number = if self.is_within(newest, now) { newest } else { self.advance(self.number_at(now)) };
-        let bucket = &self.buckets[(number % self.buckets.len() as u64) as usize];
-        bucket.add(sample);
+        let newest = if self.is_within(newest, now) { newest } else { self.advance(self.number_at(now)) };
+        self.buckets[newest::place(newest)].add(sample);
         if sample.failed || sample.slow {
-            self.last_bad.fetch_max(number + 1, Relaxed);
+            self.last_bad.fetch_max(newest::number(newest) + 1, Relaxed);
         }
     }
 
     /// What it holds at `now`.
     pub fn counts(&self, now: Tick) -> WindowCounts {
-        let newest = self.newest.load(Acquire) & !BUSY;
+        let newest = newest::number(self.newest.load(Acquire));
         let last = self.number_at(now).max(newest);
         let first = (last + 1).saturating_sub(self.buckets.len() as u64);
         let mut counts = WindowCounts::default();
@@ -242,7 +307,7 @@ impl TimeWindow {
     /// Whether bucket `newest`, which nobody is clearing the way past, is still the one for `now`: the usual case, and no division.
     #[inline]
     fn is_within(&self, newest: u64, now: Tick) -> bool {
-        now.nanos_since(self.origin) < newest.wrapping_add(1).wrapping_mul(self.width_ns)
+        now.nanos_since(self.origin) < (newest::number(newest) + 1).wrapping_mul(self.width_ns)
             && newest & BUSY == 0
     }
 
@@ -251,12 +316,12 @@ impl TimeWindow {
         now.nanos_since(self.origin) / self.width_ns
     }
 
-    /// Moves the window on to bucket `number`; the bucket to record into. One thread clears what is entered anew; others do not wait for
+    /// Moves the window on to bucket `number`; the word of the bucket to record into. One thread clears what is entered anew; others do not wait for
     /// it but record into the bucket before.
     #[inline]
     fn advance(&self, number: u64) -> u64 {
         let newest = self.newest.load(Acquire);
-        if number <= newest & !BUSY || newest & BUSY != 0 {
+        if number <= newest::number(newest) || newest & BUSY != 0 {
             newest & !BUSY
         } else {
             self.enter(newest, number)
@@ -268,12 +333,14 @@ impl TimeWindow {
         if let Err(now) = self.newest.compare_exchange(newest, newest | BUSY, AcqRel, Acquire) {
             return now & !BUSY;
         }
-        let first = (newest + 1).max((number + 1).saturating_sub(self.buckets.len() as u64));
+        let buckets = self.buckets.len();
+        let first = (newest::number(newest) + 1).max((number + 1).saturating_sub(buckets as u64));
         for entered in first..=number {
-            self.buckets[(entered % self.buckets.len() as u64) as usize].clear();
+            self.buckets[(entered % buckets as u64) as usize].clear();
         }
-        self.newest.store(number, Release);
-        number
+        let newest = newest::of(number, buckets);
+        self.newest.store(newest, Release);
+        newest
     }
 
     fn clear(&self) {

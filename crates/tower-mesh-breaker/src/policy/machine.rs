@@ -11,6 +11,7 @@
 //!  metrics only (all traffic, counted)
 //! ```
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -99,11 +100,47 @@ pub struct Transition {
     pub open_for: Option<Duration>,
 }
 
-/// The state that admitted a call: its outcome counts only while that state lasts.
+/// The state that admitted a call: its outcome counts only while that state lasts. One word, none included, as it rides with each call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Admission {
-    pub(crate) generation: u64,
-    pub(crate) state: State,
+pub(crate) struct Admission(NonZeroU64);
+
+/// What becomes of the outcome of an admitted call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Counted {
+    /// It counts in the window.
+    Window,
+    /// It counts as a trial.
+    Trial,
+    /// It does not count.
+    Not,
+}
+
+impl Admission {
+    const BITS: u32 = 2;
+
+    #[inline]
+    pub(crate) fn new(generation: u64, counted: Counted) -> Self {
+        let counted = match counted {
+            Counted::Window => NonZeroU64::MIN,
+            Counted::Trial => NonZeroU64::MIN.saturating_add(1),
+            Counted::Not => NonZeroU64::MIN.saturating_add(2),
+        };
+        Self(counted | (generation << Self::BITS))
+    }
+
+    #[inline]
+    pub(crate) fn generation(self) -> u64 {
+        self.0.get() >> Self::BITS
+    }
+
+    #[inline]
+    pub(crate) fn counted(self) -> Counted {
+        match self.0.get() & ((1 << Self::BITS) - 1) {
+            1 => Counted::Window,
+            2 => Counted::Trial,
+            _ => Counted::Not,
+        }
+    }
 }
 
 /// What [`Machine::enter`] says.
@@ -213,21 +250,21 @@ impl Machine {
             _ => {}
         }
         let generation = self.generation;
-        let state = self.state();
         let admitted = match &mut self.phase {
-            Phase::Closed { .. } | Phase::Standing(State::Disabled | State::MetricsOnly) => {
-                Ok(Admission { generation, state })
+            Phase::Closed { .. } | Phase::Standing(State::MetricsOnly) => {
+                Ok(Admission::new(generation, Counted::Window))
             }
+            Phase::Standing(State::Disabled) => Ok(Admission::new(generation, Counted::Not)),
             Phase::HalfOpen { leased, counts, .. }
                 if u64::from(*leased) + counts.total < u64::from(self.config.half_open_permits()) =>
             {
                 *leased += 1;
-                Ok(Admission { generation, state })
+                Ok(Admission::new(generation, Counted::Trial))
             }
             Phase::Ramp { since, .. }
                 if chance.uniform() < ramp_share(now.since(*since), self.config.ramp()) =>
             {
-                Ok(Admission { generation, state })
+                Ok(Admission::new(generation, Counted::Trial))
             }
             Phase::Ramp { .. } => Err(None),
             Phase::HalfOpen { until, .. } | Phase::Open { until } => Err(Some(until.since(now))),
@@ -246,7 +283,7 @@ impl Machine {
         now: Tick,
         chance: Chance,
     ) -> Option<Transition> {
-        if admission.generation != self.generation {
+        if admission.generation() != self.generation {
             return None; // late news of a state that is over
         }
         let counts = match &mut self.phase {
@@ -439,7 +476,7 @@ mod tests {
         let (mut machine, now) = open(1);
         let at = later(now, 5);
         let probe = machine.enter(at, false, ZERO).admitted.unwrap();
-        let before = Admission { generation: 0, state: State::Closed };
+        let before = Admission::new(0, Counted::Window);
         assert_eq!(machine.exit(before, GOOD, None, at, ZERO), None);
         assert_eq!(machine.state(), State::HalfOpen);
         assert_eq!(machine.exit(probe, GOOD, None, at, ZERO).unwrap().to, State::Closed);
@@ -561,7 +598,7 @@ mod tests {
         }
         let entry = machine.enter(later(at, 100), false, Chance::Uniform(0.999));
         assert_eq!(entry.transition.unwrap().to, State::Closed);
-        assert_eq!(entry.admitted.unwrap().state, State::Closed);
+        assert_eq!(entry.admitted.unwrap().counted(), Counted::Window);
 
         let (mut machine, at) = ramped();
         let calls = [GOOD, BAD, BAD].map(|sample| (machine.enter(at, false, ZERO).admitted.unwrap(), sample));

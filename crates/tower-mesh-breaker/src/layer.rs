@@ -36,7 +36,28 @@ struct Common {
 
 /// The circuits of endpoints by their key. Weak: a circuit goes with the services of its endpoint.
 #[derive(Default)]
-struct Endpoints(Mutex<HashMap<u32, Weak<Inner>>>);
+struct Endpoints(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    circuits: HashMap<u32, Weak<Inner>>,
+    /// With as many, those that are gone are taken out.
+    sweep_at: usize,
+}
+
+impl Known {
+    /// So many that are gone may stay.
+    const SLACK: usize = 32;
+
+    fn insert(&mut self, key: u32, circuit: &Circuit) {
+        // Not each time: to add so many endpoints would take their number squared.
+        if self.circuits.len() >= self.sweep_at {
+            self.circuits.retain(|_, circuit| circuit.strong_count() > 0);
+            self.sweep_at = 2 * self.circuits.len() + Self::SLACK;
+        }
+        self.circuits.insert(key, circuit.downgrade());
+    }
+}
 
 impl<C> BreakerLayer<C> {
     /// A closed circuit.
@@ -76,16 +97,15 @@ impl<C> BreakerLayer<C> {
     {
         let common = &self.common;
         let mut endpoints = common.endpoints.lock();
-        let known = endpoints.get(&endpoint.key()).and_then(Circuit::upgrade);
+        let known = endpoints.circuits.get(&endpoint.key()).and_then(Circuit::upgrade);
         let is_new = known.is_none();
         let circuit = known.unwrap_or_else(|| {
-            endpoints.retain(|_, circuit| circuit.strong_count() > 0);
             let member = self.outliers.as_ref().map(|outliers| outliers.member(endpoint));
             // Under the lock of the endpoints: a reload sees this circuit, or this the reload's configuration.
             let config = common.config();
             let circuit =
                 Circuit::build(config, clock(), common.family.clone(), Some(endpoint.clone()), member);
-            endpoints.insert(endpoint.key(), circuit.downgrade());
+            endpoints.insert(endpoint.key(), &circuit);
             circuit
         });
         drop(endpoints);
@@ -111,7 +131,7 @@ impl<C> BreakerLayer<C> {
         let circuits = {
             let endpoints = self.common.endpoints.lock();
             *self.common.config.lock().unwrap_or_else(PoisonError::into_inner) = config.clone();
-            endpoints.values().filter_map(Circuit::upgrade).collect::<Vec<_>>()
+            endpoints.circuits.values().filter_map(Circuit::upgrade).collect::<Vec<_>>()
         };
         let now = clock();
         self.circuit.reload_shared(&config, now);
@@ -166,7 +186,7 @@ impl<C> BreakerLayer<C> {
 
     /// The circuits of all endpoints watched through this layer, in no order.
     pub fn circuits(&self) -> Vec<Circuit> {
-        self.common.endpoints.lock().values().filter_map(Circuit::upgrade).collect()
+        self.common.endpoints.lock().circuits.values().filter_map(Circuit::upgrade).collect()
     }
 }
 
@@ -177,7 +197,7 @@ impl Common {
 }
 
 impl Endpoints {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Weak<Inner>>> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -234,7 +254,7 @@ mod tests {
             assert!(weak.upgrade().is_none());
         }
         assert_eq!(breaker.circuits().len(), 1);
-        assert!(breaker.common.endpoints.lock().len() <= 2);
+        assert!(breaker.common.endpoints.lock().circuits.len() <= Known::SLACK + 2, "nothing to speak of");
         assert_eq!(kept.circuit().state(), State::Closed);
     }
 }

@@ -20,16 +20,17 @@ impl Decay {
 
     /// The weight kept after `elapsed_ns` nanoseconds.
     ///
-    /// For the short gaps of a busy endpoint the beginning of the exponential's series stands in for it, in steps that need no division; its relative
-    /// error there is below 1e-10.
+    /// For the short gaps of a busy endpoint the beginning of the exponential's series stands in for it, without a division or a call; its relative error there is
+    /// below 1e-10.
     #[inline]
     pub fn weight(self, elapsed_ns: u64) -> f64 {
         // By way of a signed number, which converts in one instruction; 292 years are enough.
         let x = elapsed_ns as i64 as f64 * self.per_ns;
         if x < 1e-5 {
             1.0 - x
-        } else if x < 1.0 / 1024.0 {
-            1.0 - x + x * x * (0.5 - x * (1.0 / 6.0))
+        } else if x < 1.0 / 32.0 {
+            let rest = 1.0 / 6.0 - x * (1.0 / 24.0 - x * (1.0 / 120.0));
+            1.0 - x + x * x * (0.5 - x * rest)
         } else {
             (-x).exp()
         }
@@ -151,11 +152,14 @@ mod tests {
     #[test]
     fn the_series_agrees_with_the_exponential_where_it_is_used() {
         let decay = Decay::new(Duration::from_secs(10));
-        for elapsed in [0_u64, 1, 1_000, 99_999, 100_001, 1_000_000, 9_765_000] {
+        for elapsed in [0_u64, 1, 1_000, 99_999, 100_001, 1_000_000, 9_765_000, 100_000_000, 312_499_999] {
             let exact = (-(elapsed as f64) / 1e10).exp();
             assert!((decay.weight(elapsed) - exact).abs() < 1e-10, "{elapsed}");
         }
-        assert!((decay.weight(9_765_000) - decay.weight(9_766_000)).abs() < 1e-6, "no step where they meet");
+        assert!(
+            (decay.weight(312_499_000) - decay.weight(312_501_000)).abs() < 1e-6,
+            "no step where they meet"
+        );
     }
 
     #[test]

@@ -79,6 +79,7 @@ where
         Poll::Ready(ready.map_err(Into::into))
     }
 
+    #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
         let Some(shared) = &self.shared else {
             let future = self.inner.call(request);

@@ -22,8 +22,10 @@ pin_project! {
 }
 
 impl<F> DeadlineFuture<F> {
-    pub(super) fn new(inner: Option<F>, scope: CallScope) -> Self {
-        Self { inner, timer: Timer::default(), scope }
+    /// `call` makes the call; none if the deadline has passed. What it gives is built where it stays: moving a future is what a call costs most.
+    #[inline(always)]
+    pub(super) fn new(call: Option<impl FnOnce(&mut CallScope) -> F>, mut scope: CallScope) -> Self {
+        Self { inner: call.map(|call| call(&mut scope)), timer: Timer::default(), scope }
     }
 }
 

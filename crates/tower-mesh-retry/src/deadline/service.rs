@@ -50,6 +50,7 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
+    #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
         let configured = self.config.get().timeout();
         let mut scope = CallScope::begin();
@@ -65,7 +66,7 @@ where
             Some(expired)
         });
         let expired = expired.flatten().unwrap_or(false);
-        let future = (!expired).then(|| scope.run(|| self.inner.call(request)));
-        DeadlineFuture::new(future, scope)
+        let call = (!expired).then_some(|scope: &mut CallScope| scope.run(|| self.inner.call(request)));
+        DeadlineFuture::new(call, scope)
     }
 }

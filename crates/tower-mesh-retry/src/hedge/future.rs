@@ -10,6 +10,7 @@ use tower_mesh_core::{BoxError, CallContext, CallScope, Classify, DropReason, Re
 use tower_service::Service;
 
 use super::attempt::Attempt;
+use super::recycled::Recycled;
 use super::service::Parts;
 use crate::budget::{ActiveCall, RetryPermit};
 use crate::error::NotReady;
@@ -23,25 +24,32 @@ pin_project! {
     /// A call that may be asked of several endpoints at a time.
     pub struct HedgeFuture<S, C, R, Req>
     where
-        R: Replay<Req>,
+        R: Replay<Req, Sent: 'static>,
+        R: 'static,
         S: Service<R::Sent>,
+        S: 'static,
+        C: 'static,
     {
         // None once it has failed.
         #[pin]
         first: Option<S::Future>,
         // None if there will be no hedge: then nothing but the first attempt is there.
-        hedging: Option<Hedging<S, C, R, R::Sent>>,
+        hedging: Option<Recycled<Hedging<S, C, R, R::Sent>>>,
     }
 
     impl<S, C, R, Req> PinnedDrop for HedgeFuture<S, C, R, Req>
     where
-        R: Replay<Req>,
+        R: Replay<Req, Sent: 'static>,
+        R: 'static,
         S: Service<R::Sent>,
+        S: 'static,
+        C: 'static,
     {
         fn drop(this: Pin<&mut Self>) {
             // The first attempt runs in the context of the call, where its guards find the reason. The hedges have contexts of their own.
             if let Some(hedging) = this.project().hedging.as_mut().filter(|hedging| !hedging.out.is_empty()) {
-                hedging.end_all(CallContext::drop_reason_of(hedging.started));
+                let reason = CallContext::drop_reason_of(hedging.started);
+                hedging.end_all(reason);
             }
         }
     }
@@ -164,20 +172,22 @@ where
 
 impl<S, C, R, Req> HedgeFuture<S, C, R, Req>
 where
-    R: Replay<Req>,
-    S: Service<R::Sent>,
+    R: Replay<Req, Sent: 'static> + 'static,
+    S: Service<R::Sent> + 'static,
+    C: 'static,
 {
+    #[inline(always)]
     pub(super) fn new(first: S::Future, hedging: Option<Hedging<S, C, R, R::Sent>>) -> Self {
-        Self { first: Some(first), hedging }
+        Self { first: Some(first), hedging: hedging.map(Recycled::new) }
     }
 }
 
 impl<S, C, R, Req> Future for HedgeFuture<S, C, R, Req>
 where
-    R: Replay<Req>,
-    S: Service<R::Sent> + Clone,
+    R: Replay<Req, Sent: 'static> + 'static,
+    S: Service<R::Sent> + Clone + 'static,
     S::Error: Into<BoxError>,
-    C: Classify<S::Response>,
+    C: Classify<S::Response> + 'static,
 {
     type Output = Result<S::Response, BoxError>;
 
@@ -378,8 +388,9 @@ where
 
 impl<S, C, R, Req> fmt::Debug for HedgeFuture<S, C, R, Req>
 where
-    R: Replay<Req>,
-    S: Service<R::Sent>,
+    R: Replay<Req, Sent: 'static> + 'static,
+    S: Service<R::Sent> + 'static,
+    C: 'static,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let out = self.hedging.as_ref().map_or(0, |hedging| hedging.out.len());

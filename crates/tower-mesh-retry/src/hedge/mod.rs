@@ -3,6 +3,7 @@
 mod attempt;
 mod future;
 mod layer;
+mod recycled;
 mod service;
 #[cfg(test)]
 mod tests;

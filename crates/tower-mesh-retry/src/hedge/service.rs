@@ -55,10 +55,10 @@ impl<S, C, R> Hedge<S, C, R> {
 
 impl<S, Req, C, R> Service<Req> for Hedge<S, C, R>
 where
-    R: Replay<Req>,
-    S: Service<R::Sent> + Clone,
+    R: Replay<Req, Sent: 'static> + 'static,
+    S: Service<R::Sent> + Clone + 'static,
     S::Error: Into<BoxError>,
-    C: Classify<S::Response>,
+    C: Classify<S::Response> + 'static,
 {
     type Response = S::Response;
     type Error = BoxError;
@@ -68,6 +68,7 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
+    #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
         let config = **self.config.get();
         let parts = &*self.parts;

@@ -64,6 +64,18 @@ async fn the_first_good_answer_wins_and_the_others_are_told_that_they_lost() {
     assert_eq!((budget.granted, budget.in_flight), (2, 0));
 }
 
+#[test]
+fn what_a_hedge_needs_is_not_moved_with_each_call_that_has_none() {
+    fn size_of_call<S: Service<()>>(_: &S) -> usize {
+        size_of::<S::Future>()
+    }
+    let inner = scripted(&[1]);
+    assert!(
+        size_of_call(&layer(every(SEC, 1)).layer(inner.clone()))
+            <= size_of_call(&inner) + 2 * size_of::<usize>()
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_answer_in_time_is_not_hedged() {
     let inner = scripted(&[1]);

@@ -42,14 +42,18 @@ pin_project! {
         // None if there is no other copy of the request, and nobody who counts failures.
         again: Option<Again<S, C, R, R::Sent>>,
         // What only a call that has failed once needs; made then.
-        retrying: Option<Box<Retrying>>,
+        retrying: Option<Box<Retrying<S, R::Sent>>>,
         _active: Option<ActiveCall>,
     }
 }
 
 /// The state of a call after its first failure.
-struct Retrying {
+struct Retrying<S, Sent> {
     policy: RetryPolicy,
+    /// The inner service of later attempts, from the second on.
+    inner: Option<S>,
+    /// For the next attempt, from the moment when that is decided.
+    next: Option<Sent>,
     /// The endpoints tried when the attempt under way began.
     tried_before: Tried,
     permit: Option<RetryPermit>,
@@ -85,19 +89,15 @@ impl<F> Drop for Clear<'_, '_, F> {
 
 /// What another attempt needs.
 pub(super) struct Again<S, C, R, Sent> {
-    /// The inner service of later attempts, from the second on.
-    inner: Option<S>,
     /// Kept for the attempts after the next.
     spare: Option<Sent>,
-    /// For the next attempt, from the moment when that is decided.
-    next: Option<Sent>,
     idempotent: bool,
     parts: Sharded<Parts<S, C, R>>,
 }
 
 impl<S, C, R, Sent> Again<S, C, R, Sent> {
     pub(super) fn new(spare: Option<Sent>, idempotent: bool, parts: Sharded<Parts<S, C, R>>) -> Self {
-        Self { inner: None, spare, next: None, idempotent, parts }
+        Self { spare, idempotent, parts }
     }
 }
 
@@ -106,18 +106,23 @@ where
     R: Replay<Req>,
     S: Service<R::Sent>,
 {
-    /// `attempt`: none if the deadline had passed before anything was sent.
+    /// `send` makes the first attempt; none if the deadline had passed before anything was sent. What it gives is built where it stays: with each layer the future
+    /// grows, and moving it is what a call costs most.
+    #[inline(always)]
     pub(super) fn new(
-        attempt: Option<S::Future>,
+        send: Option<impl FnOnce(&mut CallScope) -> S::Future>,
         began: Tick,
-        scope: CallScope,
+        mut scope: CallScope,
         deadline: Option<Tick>,
         attempt_timeout: Option<Duration>,
         again: Option<Again<S, C, R, R::Sent>>,
         active: Option<ActiveCall>,
     ) -> Self {
         Self {
-            state: attempt.map_or(State::Expired, |attempt| State::Calling { attempt }),
+            state: match send {
+                Some(send) => State::Calling { attempt: send(&mut scope) },
+                None => State::Expired,
+            },
             timer: Timer::default(),
             scope,
             deadline,
@@ -187,8 +192,9 @@ where
                     self.begin();
                 }
                 StateProj::Readying { at_once } => {
-                    let again = self.again.as_mut().expect("an attempt is begun only with what it needs");
-                    let inner = again.inner.get_or_insert_with(|| again.parts.template.clone());
+                    let (again, retrying) = (self.again.as_ref(), self.retrying.as_mut());
+                    let (again, retrying) = again.zip(retrying).expect(ONLY_WITH_WHAT_IT_NEEDS);
+                    let inner = retrying.inner.get_or_insert_with(|| again.parts.template.clone());
                     let failed = match self.scope.run(|| inner.poll_ready(cx)) {
                         Poll::Ready(Ok(())) => {
                             if !*at_once {
@@ -252,12 +258,12 @@ where
 
     /// Calls the inner service that has just become ready.
     fn send(&mut self) {
-        let (scope, again) = (&mut *self.scope, &mut *self.again);
-        let attempt = again.as_mut().and_then(|again| {
-            let (inner, next) = (again.inner.as_mut()?, again.next.take()?);
+        let (scope, retrying) = (&mut *self.scope, &mut *self.retrying);
+        let attempt = retrying.as_mut().and_then(|retrying| {
+            let (inner, next) = (retrying.inner.as_mut()?, retrying.next.take()?);
             Some(scope.run(|| inner.call(next)))
         });
-        let attempt = attempt.expect("an attempt is begun only with what it needs");
+        let attempt = attempt.expect(ONLY_WITH_WHAT_IT_NEEDS);
         self.state.set(State::Calling { attempt });
     }
 
@@ -293,6 +299,8 @@ where
             let policy = RetryPolicy::new(parts.config.snapshot().with_options(options));
             Box::new(Retrying {
                 policy,
+                inner: None,
+                next: None,
                 tried_before: Tried::default(),
                 permit: None,
                 history: Vec::with_capacity(policy.config().max_attempts() as usize),
@@ -314,22 +322,23 @@ where
             new_endpoint: is_new(tried, retrying.tried_before),
             chance: Chance::Raw(fastrand::u64(..)),
         };
+        let mut next = None;
         let decision = retrying.policy.decide(&failed, || {
-            again.next = again.spare.as_ref().and_then(|spare| parts.replay.copy(spare));
-            again.next.is_some()
+            next = again.spare.as_ref().and_then(|spare| parts.replay.copy(spare));
+            next.is_some()
         });
         let after = match decision {
             Decision::Retry { after } => after,
             Decision::Stop(reason) => {
                 // With the copy that is not sent: a body that is still being read is then read to its end.
-                drop(again);
+                drop((again, next));
                 return Some(self.give_up(reason, &parts, now, verdict, result));
             }
         };
         let permit = match parts.budget.try_withdraw(now) {
             Ok(permit) => permit,
             Err(denied) => {
-                drop(again);
+                drop((again, next));
                 return Some(self.give_up(denied.into(), &parts, now, verdict, result));
             }
         };
@@ -349,6 +358,7 @@ where
             again.spare = None;
         }
         retrying.permit = Some(permit);
+        retrying.next = next;
         *self.again = Some(again);
 
         // What failed holds connections and permits: it goes before the wait.
@@ -400,12 +410,13 @@ where
 
     /// The time of the whole call is over: drops what is under way and tells its guards why.
     fn expire(&mut self) -> BoxError {
-        let again = self.again.take();
-        self.scope.drop_for(DropReason::DeadlineExceeded, (Clear(&mut self.state), again));
-        *self.retrying = None;
+        let rest = (self.again.take(), self.retrying.take());
+        self.scope.drop_for(DropReason::DeadlineExceeded, (Clear(&mut self.state), rest));
         DeadlineExceeded::new().into()
     }
 }
+
+const ONLY_WITH_WHAT_IT_NEEDS: &str = "an attempt is begun only with what it needs";
 
 fn nanos(timeout: Duration) -> NonZeroU64 {
     u64::try_from(timeout.as_nanos()).ok().and_then(NonZeroU64::new).unwrap_or(NonZeroU64::MAX)

@@ -67,6 +67,7 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
+    #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
         let Parts { budget, replay, .. } = &*self.parts;
         let config = self.config.get();
@@ -82,13 +83,14 @@ where
         budget.deposit(now);
         let active = budget.enter();
         let expired = deadline.is_some_and(|deadline| deadline <= now);
-        let attempt = (!expired).then(|| scope.run(|| self.inner.call(sent)));
         let again = (spare.is_some() || budget.is_throttled()).then(|| {
             // The clone counts on the thread that calls now, and stays; the call takes what was here.
             let clone = self.parts.clone();
             Again::new(spare, idempotent, mem::replace(&mut self.parts, clone))
         });
-        RetryFuture::new(attempt, now, scope, deadline, attempt_timeout, again, active)
+        let inner = &mut self.inner;
+        let send = (!expired).then_some(|scope: &mut CallScope| scope.run(|| inner.call(sent)));
+        RetryFuture::new(send, now, scope, deadline, attempt_timeout, again, active)
     }
 }
 

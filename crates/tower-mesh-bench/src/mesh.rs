@@ -144,12 +144,12 @@ pub(crate) fn whole(endpoints: usize) -> impl Stack {
     // What probing costs is not a call's cost: its prober need not run here.
     let (health, _) = HealthLayer::new(HealthConfig::default(), AlwaysWell);
     let breaker = BreakerLayer::new(BreakerConfig::default(), ByResult);
-    ServiceBuilder::new()
-        .layer(DeadlineLayer::new(DeadlineConfig::default()))
-        .layer(RetryLayer::new(retry, ByResult).replay(Idempotent))
-        .layer(discovery(endpoints).per_endpoint(move |endpoint: &EndpointHandle| {
-            (health.watching(endpoint), breaker.watching(endpoint))
-        }))
+    tower_mesh::Stack::builder()
+        .deadline(DeadlineLayer::new(DeadlineConfig::default()))
+        .retry(RetryLayer::new(retry, ByResult).replay(Idempotent))
+        .discovery(discovery(endpoints).bind(|client: &Echo, _: &EndpointHandle| client.clone()))
+        .breaker(breaker)
+        .health(health)
         .service(Echo)
 }
 

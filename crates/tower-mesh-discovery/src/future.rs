@@ -51,8 +51,14 @@ impl<S, Req, C> BalanceFuture<S, Req, C>
 where
     S: Service<Req>,
 {
-    pub(crate) fn new(state: State<S, Req, S::Future>, classifier: C, scope: CallScope) -> Self {
-        Self { state, classifier, scope }
+    /// `start` begins the call. What it gives is built where it stays: moving a future is what a call costs most.
+    #[inline(always)]
+    pub(crate) fn new(
+        start: impl FnOnce() -> State<S, Req, S::Future>,
+        classifier: C,
+        mut scope: CallScope,
+    ) -> Self {
+        Self { state: scope.run(start), classifier, scope }
     }
 }
 

@@ -3,15 +3,16 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use tower::{Service, ServiceBuilder, service_fn};
+use tower::{Layer as _, Service, ServiceBuilder, service_fn};
 use tower_mesh_core::error::find;
 use tower_mesh_core::{BoxError, CallContext, Endpoint, EndpointHandle, Reason};
 use tower_mesh_discovery::{
     Algorithm, Candidates, DiscoveryConfig, DiscoveryConfigBuilder, DiscoveryLayer, FixedList, HashKeyLayer,
-    NoEndpoints, hash,
+    NoEndpoints, PerEndpoint, hash,
 };
 
 fn weighted(address: &str, weight: u32) -> Endpoint {
@@ -524,4 +525,49 @@ async fn what_a_picker_may_not_choose_counts_as_none() {
     settle().await;
     let error = service.call(false).await.unwrap_err();
     assert!(find::<NoEndpoints>(&*error).is_some());
+}
+
+/// A service that tells how often it has been read ahead of a call.
+#[derive(Clone, Default)]
+struct ReadAhead(Arc<AtomicUsize>);
+
+impl ReadAhead {
+    fn read_ahead(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Service<()> for ReadAhead {
+    type Response = usize;
+    type Error = BoxError;
+    type Future = std::future::Ready<Result<usize, BoxError>>;
+
+    fn poll_ready(&mut self, _cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), BoxError>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, (): ()) -> Self::Future {
+        std::future::ready(Ok(self.0.swap(0, Ordering::Relaxed)))
+    }
+}
+
+struct Stack;
+
+impl<S> PerEndpoint<S> for Stack {
+    type Service = ReadAhead;
+    const READ_AHEAD: Option<fn(&ReadAhead)> = Some(ReadAhead::read_ahead);
+
+    fn layer(&self, _endpoint: &EndpointHandle, _service: S) -> ReadAhead {
+        ReadAhead::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_picked_of_two_was_read_ahead() {
+    let (layer, _list) = layer(plain(20), DiscoveryConfig::builder());
+    let mut service = layer.endpoint_stack(Stack).layer(());
+    settle().await;
+    for _ in 0..100 {
+        assert!(service.call(()).await.unwrap() > 0);
+    }
 }

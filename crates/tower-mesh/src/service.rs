@@ -235,6 +235,7 @@ where
     C: Clone,
 {
     type Service = Breaker<P::Service, C>;
+    const READ_AHEAD: Option<fn(&Self::Service)> = Some(Breaker::read_ahead);
 
     fn layer(&self, endpoint: &EndpointHandle, service: S) -> Self::Service {
         let service = self.breaker.watching(endpoint).layer(self.inner.layer(endpoint, service));

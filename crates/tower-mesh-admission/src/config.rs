@@ -47,11 +47,6 @@ impl AdmissionConfig {
     pub const fn get_success_rate(&self) -> Option<SuccessRateConfig> {
         self.success_rate
     }
-
-    /// Whether there is anything that calls are admitted by.
-    pub const fn is_enabled(&self) -> bool {
-        self.limit.is_some() || self.success_rate.is_some()
-    }
 }
 
 impl From<LimitConfig> for AdmissionConfig {

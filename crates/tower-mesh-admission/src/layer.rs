@@ -19,8 +19,7 @@ use crate::shared::{AdmissionSnapshot, Shared};
 #[derive(Clone)]
 pub struct AdmissionLayer<C> {
     common: Arc<Common>,
-    /// None: it is switched off for good.
-    shared: Option<Sharded<Shared>>,
+    shared: Sharded<Shared>,
     classifier: C,
     watching: bool,
 }
@@ -33,18 +32,10 @@ struct Common {
 }
 
 impl<C> AdmissionLayer<C> {
-    /// Admits by `config`, which may be a [`LimitConfig`](crate::LimitConfig) or a [`SuccessRateConfig`](crate::SuccessRateConfig) alone.
+    /// Admits by `config`: everything if it says nothing, at the cost of one look at a flag. It may be a [`LimitConfig`](crate::LimitConfig) or a [`SuccessRateConfig`](crate::SuccessRateConfig) alone.
     pub fn new(config: impl Into<AdmissionConfig>, classifier: C) -> Self {
         let config = config.into();
-        Self::build(config, Some(Sharded::new(Shared::new(config, clock()))), classifier)
-    }
-
-    /// Admits everything, at no cost, for as long as it lives: a [`reload`](Self::reload) changes nothing.
-    pub fn disabled(classifier: C) -> Self {
-        Self::build(AdmissionConfig::new(), None, classifier)
-    }
-
-    fn build(config: AdmissionConfig, shared: Option<Sharded<Shared>>, classifier: C) -> Self {
+        let shared = Sharded::new(Shared::new(config, clock()));
         let common = Common { config: Mutex::new(config), endpoints: Mutex::default() };
         Self { common: Arc::new(common), shared, classifier, watching: false }
     }
@@ -56,17 +47,16 @@ impl<C> AdmissionLayer<C> {
     where
         C: Clone,
     {
-        let shared = self.shared.as_ref().map(|_| {
-            let mut endpoints = lock(&self.common.endpoints);
-            let known = endpoints.get(&endpoint.key()).and_then(|(_, shared)| shared.upgrade());
-            known.unwrap_or_else(|| {
-                endpoints.retain(|_, (_, shared)| shared.is_alive());
-                // Under the lock of the endpoints: a reload sees this one, or this the reload's configuration.
-                let shared = Sharded::new(Shared::new(self.config(), clock()));
-                endpoints.insert(endpoint.key(), (endpoint.id().clone(), shared.downgrade()));
-                shared
-            })
+        let mut endpoints = lock(&self.common.endpoints);
+        let known = endpoints.get(&endpoint.key()).and_then(|(_, shared)| shared.upgrade());
+        let shared = known.unwrap_or_else(|| {
+            endpoints.retain(|_, (_, shared)| shared.is_alive());
+            // Under the lock of the endpoints: a reload sees this one, or this the reload's configuration.
+            let shared = Sharded::new(Shared::new(self.config(), clock()));
+            endpoints.insert(endpoint.key(), (endpoint.id().clone(), shared.downgrade()));
+            shared
         });
+        drop(endpoints);
         Self { common: self.common.clone(), shared, classifier: self.classifier.clone(), watching: true }
     }
 
@@ -82,22 +72,21 @@ impl<C> AdmissionLayer<C> {
     }
 
     /// Goes by `config` from now on, with all endpoints watched through it or its clones, and those to come. Calls under way stay; an adaptive limit goes on from where it is,
-    /// within its new bounds, and what was counted of successes stays unless the window is another. A [disabled](Self::disabled) layer stays so.
+    /// within its new bounds, and what was counted of successes stays unless the window is another.
     pub fn reload(&self, config: AdmissionConfig) {
-        let Some(own) = &self.shared else { return };
         let now = clock();
         let watched: Vec<_> = {
             let endpoints = lock(&self.common.endpoints);
             *lock(&self.common.config) = config;
             endpoints.values().filter_map(|(_, shared)| shared.upgrade()).collect()
         };
-        own.reload(config, now);
+        self.shared.reload(config, now);
         watched.iter().for_each(|shared| shared.reload(config, now));
     }
 
     /// What it admits by at `now`. Reading changes nothing.
     pub fn snapshot(&self, now: Tick) -> AdmissionSnapshot {
-        self.shared.as_ref().map_or_else(AdmissionSnapshot::default, |shared| shared.snapshot(now))
+        self.shared.snapshot(now)
     }
 
     /// The same for each endpoint that is watched, in no order.

@@ -21,7 +21,7 @@ use crate::waiting::{Place, Waiting};
 /// A clone that is not used gives the place back.
 pub struct Admission<S, C> {
     inner: S,
-    shared: Option<Sharded<Shared>>,
+    shared: Sharded<Shared>,
     classifier: C,
     watching: bool,
     place: Option<Place>,
@@ -29,7 +29,7 @@ pub struct Admission<S, C> {
 }
 
 impl<S, C> Admission<S, C> {
-    pub(crate) fn new(inner: S, shared: Option<Sharded<Shared>>, classifier: C, watching: bool) -> Self {
+    pub(crate) fn new(inner: S, shared: Sharded<Shared>, classifier: C, watching: bool) -> Self {
         Self { inner, shared, classifier, watching, place: None, waiting: None }
     }
 
@@ -67,10 +67,8 @@ where
     type Future = AdmissionFuture<S, Req, C>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        if self.watching
-            && let Some(shared) = &self.shared
-        {
-            ready!(poll_place(shared, &mut self.place, &mut self.waiting, cx))?;
+        if self.watching {
+            ready!(poll_place(&self.shared, &mut self.place, &mut self.waiting, cx))?;
         }
         let ready = ready!(self.inner.poll_ready(cx));
         if ready.is_err() {
@@ -81,10 +79,11 @@ where
 
     #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
-        let Some(shared) = &self.shared else {
+        let shared = &self.shared;
+        if shared.is_off() && !self.watching {
             let future = self.inner.call(request);
             return AdmissionFuture::calling(future, AdmissionGuard::idle(), self.classifier.clone());
-        };
+        }
         let started = CallContext::attempt_started(clock);
         let place = match self.place.take() {
             Some(place) => place,

@@ -32,6 +32,12 @@ impl Shared {
         }
     }
 
+    /// Whether nothing is admitted by anything: no call need be counted.
+    #[inline]
+    pub(crate) fn is_off(&self) -> bool {
+        !self.limits.load(Relaxed) && !self.throttles.load(Relaxed)
+    }
+
     /// Of how many under way the call is one (0 if they are not counted), or that it has to wait.
     #[inline]
     pub(crate) fn enter(&self, priority: Priority, now: impl FnOnce() -> Tick) -> Result<Entry, Overloaded> {

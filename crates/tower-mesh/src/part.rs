@@ -43,8 +43,6 @@ pub(crate) struct Part {
     pub(crate) hedge: HedgeLayer<ByResult>,
     pub(crate) deadline: DeadlineLayer,
     pub(crate) admission: AdmissionLayer<ByResult>,
-    /// There is something to admit by, or was when it was made.
-    admits: bool,
     pub(crate) health: Option<HealthLayer>,
     pub(crate) credentials: Option<Credentials>,
     /// Calls through the layers whose answer is awaited.
@@ -145,7 +143,6 @@ impl Part {
         let retry = RetryLayer::new(config.retry, ByResult).budget(budget.clone());
         let tell = (events.clone(), name.clone());
         retry.on_give_up(move |call| tell.0.tell(Some(&tell.1), || EventKind::from(call)));
-        let admission = config.admission_config();
         Self {
             name,
             config: Mutex::new(config.clone()),
@@ -156,11 +153,7 @@ impl Part {
             hedge: HedgeLayer::new(config.hedge, ByResult).budget(budget).counted_outside(),
             retry,
             deadline: DeadlineLayer::new(config.deadline),
-            admits: admission.is_enabled(),
-            admission: match admission.is_enabled() {
-                true => AdmissionLayer::new(admission, ByResult),
-                false => AdmissionLayer::disabled(ByResult),
-            },
+            admission: AdmissionLayer::new(config.admission_config(), ByResult),
             health,
             credentials,
             calls: UnderWay::default(),
@@ -198,9 +191,6 @@ impl Part {
             ("discovery", now.discovery == next.discovery && now.rest_after == next.rest_after),
             ("discovery.locality", now.locality == next.locality),
             ("outlier", now.outlier.is_some() == next.outlier.is_some()),
-            // Where there was nothing to admit by, there is nothing that could.
-            ("limit", self.admits || next.limit.is_none()),
-            ("admission", self.admits || next.admission.is_none()),
             ("credentials", now.credentials.is_some() == next.credentials.is_some()),
             ("health", now.health.is_some() == next.health.is_some()),
             (

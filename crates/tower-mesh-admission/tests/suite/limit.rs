@@ -7,7 +7,7 @@ use std::task::Poll;
 
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, Service, ServiceExt};
-use tower_mesh_admission::{AdmissionLayer, OverloadReason, Overloaded};
+use tower_mesh_admission::{AdmissionConfig, AdmissionLayer, OverloadReason, Overloaded};
 use tower_mesh_breaker::{BreakerConfig, BreakerLayer, State};
 use tower_mesh_core::classify::{ByResult, Guard, Outcome, Retry, Verdict, judge};
 use tower_mesh_core::{BoxError, Classify, EndpointHandle, error};
@@ -132,12 +132,25 @@ async fn a_circuit_around_it_does_not_take_a_refusal_for_a_failure() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_disabled_layer_admits_everything_and_counts_nothing() {
-    let layer = AdmissionLayer::disabled(ByResult);
-    layer.reload(fixed(1).into());
+async fn one_with_nothing_to_go_by_counts_nothing_until_it_is_switched_on() {
+    let layer = AdmissionLayer::new(AdmissionConfig::new(), ByResult);
     let service = layer.layer(sleeper());
-    let mut calls: Vec<_> = (0..50).map(|_| Stepped::new(service.clone().oneshot(5))).collect();
-    assert!(calls.iter_mut().all(|call| call.poll().is_pending()));
+    let call = || Stepped::new(service.clone().oneshot(5));
+    let mut before: Vec<_> = (0..50).map(|_| call()).collect();
+    assert!(before.iter_mut().all(|call| call.poll().is_pending()));
+    assert_eq!(layer.snapshot(now()), Default::default());
+
+    layer.reload(fixed(1).into());
+    let mut counted = call();
+    assert!(counted.poll().is_pending(), "those from before are not counted");
+    assert_eq!(refusal(service.clone().oneshot(1).await), Some(OverloadReason::Limit));
+    tokio::time::advance(ms(5)).await;
+    assert!(before.iter_mut().all(|call| call.poll().is_ready()) && counted.poll().is_ready());
+    assert_eq!(layer.snapshot(now()).limit.unwrap().in_flight, 0);
+
+    layer.reload(AdmissionConfig::new());
+    let mut after: Vec<_> = (0..50).map(|_| call()).collect();
+    assert!(after.iter_mut().all(|call| call.poll().is_pending()));
     assert_eq!(layer.snapshot(now()), Default::default());
 }
 

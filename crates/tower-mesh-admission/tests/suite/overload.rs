@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt};
-use tower_mesh_admission::{AdmissionLayer, LimitConfig, Overloaded};
+use tower_mesh_admission::{AdmissionConfig, AdmissionLayer, LimitConfig, Overloaded};
 use tower_mesh_core::classify::ByResult;
 use tower_mesh_core::{BoxError, error};
 
@@ -108,7 +108,7 @@ async fn offer(url: &str, layer: AdmissionLayer<ByResult>) -> Seen {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_twice_the_capacity_admitted_calls_stay_fast_and_the_server_stays_busy() {
-    let without = offer(&server().await, AdmissionLayer::disabled(ByResult)).await;
+    let without = offer(&server().await, AdmissionLayer::new(AdmissionConfig::new(), ByResult)).await;
     let fixed = LimitConfig::fixed(2 * WORKERS as u32).unwrap();
     let with = offer(&server().await, AdmissionLayer::new(fixed, ByResult)).await;
     let adaptive = LimitConfig::builder().initial(16).min(4).max(64).build().unwrap();

@@ -157,6 +157,25 @@ async fn too_few_successes_make_for_refusals() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reload_turns_a_limit_on_where_there_was_none() {
+    let (mesh, database, _) = database("").await;
+    let before = tokio::spawn(database.clone().oneshot(query("a")));
+    tasks().await;
+    let limited =
+        "[services.database]\nendpoints = [\"a:1\", \"b:1\"]\nlimit = { algorithm = \"fixed\", initial = 1 }";
+    let reloaded = mesh.reload(Config::from_toml(limited).unwrap()).unwrap();
+    assert_eq!(reloaded.changed()["database"], ["limit"]);
+    let counted = tokio::spawn(database.clone().oneshot(query("a")));
+    tasks().await;
+    let refused = database.clone().oneshot(query("a")).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Overloaded);
+    assert_eq!(mesh.status().services[0].limit.unwrap().in_flight, 1, "what began before is not counted");
+    before.await.unwrap().unwrap();
+    counted.await.unwrap().unwrap();
+    assert_eq!(mesh.status().services[0].limit.unwrap().in_flight, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reload_changes_and_takes_away_what_was_there() {
     let (mesh, database, _) = database("limit = { algorithm = \"fixed\", initial = 1 }").await;
     let _under_way = tokio::spawn(database.clone().oneshot(query("a")));

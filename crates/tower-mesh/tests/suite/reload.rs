@@ -134,7 +134,7 @@ async fn whatever_is_wrong_or_cannot_change_is_told_in_one_answer_and_nothing_ch
     let list = tower_mesh::discovery::FixedList::new(["u:1".parse().unwrap()]).unwrap();
     let mesh = Mesh::builder().config(config(before)).resolver("list", list).build().unwrap();
     mesh.start().await.unwrap();
-    let next = "[services.database]\nresolver = \"list\"\ndiscovery.slow_start_window = \"30s\"\nbudget.ttl = \"3s\"\n[services.database.outlier]\n[services.database.limit]\n\
+    let next = "[services.database]\nresolver = \"list\"\ndiscovery.slow_start_window = \"30s\"\nbudget.ttl = \"3s\"\n[services.database.outlier]\n\
                 [services.users]\nresolver = \"list\"\nhealth.path = \"/other\"\nretry.max_attempts = 7\n\
                 [services.orders]\nresolver = \"none\"";
     let refused = mesh.reload(config(next)).unwrap_err();
@@ -145,7 +145,6 @@ async fn whatever_is_wrong_or_cannot_change_is_told_in_one_answer_and_nothing_ch
             "services.database.source",
             "services.database.discovery",
             "services.database.outlier",
-            "services.database.limit",
             "services.database.budget.ttl",
             "services.orders.resolver",
             "services.users.health",

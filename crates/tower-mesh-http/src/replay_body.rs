@@ -83,8 +83,8 @@ struct Inner<B> {
     reader: Option<(u32, u32)>,
     /// The last reader, waiting for the stream.
     waiting: Option<Waker>,
-    /// A later reader, waiting for the stream to be given back by an earlier one.
-    next_in_line: Option<Waker>,
+    /// Later readers, waiting for the stream to be given back by an earlier one.
+    in_line: Vec<Waker>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,7 +147,7 @@ impl<B: Body> ReplayBody<B> {
                 begun: None,
                 reader: None,
                 waiting: None,
-                next_in_line: None,
+                in_line: Vec::new(),
             };
             Arc::new(Shared { inner: Mutex::new(inner), hint })
         });
@@ -276,7 +276,9 @@ where
             return Poll::Ready(Some(Err(Superseded::new().into())));
         }
         let Some(source) = inner.source.take() else {
-            inner.next_in_line = Some(cx.waker().clone());
+            if !inner.in_line.iter().any(|waker| waker.will_wake(cx.waker())) {
+                inner.in_line.push(cx.waker().clone());
+            }
             return Poll::Pending;
         };
         let earlier = match inner.reader.replace((this.id, this.epoch)) {
@@ -367,7 +369,7 @@ impl<B> Drop for Lent<'_, B> {
     fn drop(&mut self) {
         let source = self.source.take();
         let mut inner = self.shared.lock();
-        let (next, over) = (inner.next_in_line.take(), inner.end != End::Open);
+        let (next, over) = (std::mem::take(&mut inner.in_line), inner.end != End::Open);
         // A stream that has ended may hold much; it goes now.
         let gone = if over { source } else { std::mem::replace(&mut inner.source, source) };
         drop(inner);

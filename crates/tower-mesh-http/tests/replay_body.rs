@@ -277,6 +277,25 @@ fn an_old_reader_that_waits_is_woken_when_a_later_one_takes_the_stream() {
 }
 
 #[test]
+fn all_who_wait_for_the_stream_to_be_given_back_are_woken() {
+    let feed = Feed::default();
+    let body = ReplayBody::new(feed.body());
+    let spare = copy(&body).unwrap();
+    let mut old = Reader::new(body);
+    let waiting = Arc::new(Mutex::new(Vec::new()));
+    let others = waiting.clone();
+    feed.0.lock().unwrap().meanwhile = Some(Box::new(move || {
+        for _ in 0..2 {
+            let mut other = Reader::new(copy(&spare).unwrap());
+            assert_pending!(other.poll());
+            others.lock().unwrap().push(other);
+        }
+    }));
+    assert_pending!(old.poll());
+    assert!(waiting.lock().unwrap().iter().all(|other: &Reader| other.0.is_woken()), "else one would hang");
+}
+
+#[test]
 fn a_copy_that_was_asked_for_in_vain_leaves_the_reader_where_it_is() {
     let feed = Feed::default();
     let body = ReplayBody::new(feed.body());

@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use tower::ServiceExt as _;
-use tower_mesh_discovery::{DiscoveryLayer, DiscoveryState};
+use tower_mesh_discovery::{Algorithm, DiscoveryConfig, DiscoveryLayer, DiscoveryState};
 use tower_mesh_http::{Authority, Classifier};
 
 use crate::server::Etcd;
@@ -44,8 +44,10 @@ async fn no_call_fails_while_etcd_is_killed_and_started_again() {
     for (key, address) in [("1", &one), ("2", &two)] {
         keys.put(format!("/services/users/{key}"), format!("{address:?}"), None).await.unwrap();
     }
-    let layer = DiscoveryLayer::new(&etcd.resolver(|config| config), "users".parse().unwrap());
-    let (discovery, driver) = layer;
+    // By latency, one that happened to be slow the first time would get no call for long.
+    let config = DiscoveryConfig::builder().algorithm(Algorithm::RoundRobin).build().unwrap();
+    let resolver = etcd.resolver(|config| config);
+    let (discovery, driver) = DiscoveryLayer::with_config(&resolver, "users".parse().unwrap(), config);
     let driver = tokio::spawn(driver);
     let discovery = discovery.bind(Authority).classify(Classifier::default());
     let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();

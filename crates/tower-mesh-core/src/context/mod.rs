@@ -1,5 +1,11 @@
 //! What belongs to one call, whatever its request type, lent for the length of each poll.
 
+mod pool;
+mod scope;
+#[cfg(test)]
+mod tests;
+mod tried;
+
 use std::cell::Cell;
 use std::num::NonZeroU64;
 use std::time::Duration;
@@ -11,6 +17,9 @@ use crate::operation::Operation;
 use crate::options::CallOptions;
 use crate::priority::Priority;
 use crate::tick::Tick;
+
+pub use self::scope::CallScope;
+pub use self::tried::Tried;
 
 /// What the layers of one call tell each other.
 ///
@@ -375,112 +384,6 @@ fn get_or_set(reading: &Cell<Option<Tick>>, clock: impl FnOnce() -> Tick) -> Tic
     })
 }
 
-/// A layer's hold on the context of a call: the one that an outer layer lends, or one of its own if nobody does.
-///
-/// For a layer that has nothing to keep from the layers outside it. Made in `call`, kept in the response future.
-///
-/// ```
-/// use tower_mesh_core::{CallContext, CallScope};
-/// let mut scope = CallScope::join();           // nobody lends one
-/// scope.run(|| assert!(CallContext::with(|_| ()).is_some()));
-/// ```
-#[derive(Debug)]
-pub struct CallScope(Option<Box<CallContext>>);
-
-impl CallScope {
-    /// Joins the context lent now, or begins one.
-    #[inline]
-    pub fn join() -> Self {
-        if CallContext::with(|_| ()).is_some() { Self(None) } else { Self::begin() }
-    }
-
-    /// Begins a context for a part of the call: see [`CallContext::inherit`]. For a layer that has something of its own to say, such as an earlier deadline.
-    #[inline]
-    pub fn begin() -> Self {
-        let own = pool::take();
-        own.take_over();
-        Self(Some(own))
-    }
-
-    /// Runs `f` with the context lent.
-    #[inline]
-    pub fn run<R>(&mut self, f: impl FnOnce() -> R) -> R {
-        match &mut self.0 {
-            Some(own) => own.lend(f),
-            None => f(),
-        }
-    }
-
-    /// Reads or writes the context, outside [`run`](Self::run). None if it was an outer layer's and is lost: the call has been moved to another task.
-    #[inline]
-    pub fn with<R>(&mut self, f: impl FnOnce(&CallContext) -> R) -> Option<R> {
-        match &mut self.0 {
-            Some(own) => Some(f(own)),
-            None => CallContext::with(f),
-        }
-    }
-
-    /// Drops `part` while telling its guards why.
-    pub fn drop_for<T>(&mut self, reason: DropReason, part: T) {
-        let before = self.with(|call| call.drop_reason.replace(Some(reason))).flatten();
-        self.run(|| drop(part));
-        self.with(|call| call.drop_reason.set(before));
-    }
-
-    /// The context, if it is this layer's own.
-    #[inline]
-    pub fn own(&self) -> Option<&CallContext> {
-        self.0.as_deref()
-    }
-}
-
-impl Drop for CallScope {
-    #[inline]
-    fn drop(&mut self) {
-        if let Some(own) = self.0.take() {
-            pool::give_back(own);
-        }
-    }
-}
-
-/// Contexts that no call uses, by thread: futures hold a pointer, and are moved as they grow outwards, while no call allocates.
-#[expect(clippy::vec_box, reason = "the boxes are what is kept")]
-mod pool {
-    use std::cell::RefCell;
-
-    use super::CallContext;
-
-    /// As many as a thread keeps; with more calls under way than these and the pool empty, one is allocated.
-    const MAX: usize = 1024;
-
-    thread_local! {
-        static FREE: RefCell<Vec<Box<CallContext>>> = const { RefCell::new(Vec::new()) };
-    }
-
-    /// A context of which nothing is known yet.
-    #[inline]
-    pub(super) fn take() -> Box<CallContext> {
-        match FREE.try_with(|free| free.borrow_mut().pop()) {
-            Ok(Some(mut free)) => {
-                *free = CallContext::default();
-                free
-            }
-            _ => Box::default(),
-        }
-    }
-
-    #[inline]
-    pub(super) fn give_back(context: Box<CallContext>) {
-        // Fails only while the thread is being torn down: then it is freed.
-        let _ = FREE.try_with(|free| {
-            let mut free = free.borrow_mut();
-            if free.len() < MAX {
-                free.push(context);
-            }
-        });
-    }
-}
-
 /// Why a part of a call is dropped before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -493,145 +396,4 @@ pub enum DropReason {
     DeadlineExceeded,
     /// Another attempt of the same call won.
     HedgeLost,
-}
-
-/// The endpoints that one call has been sent to, by [key](crate::EndpointHandle::key), oldest first.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Tried {
-    /// Filled from the front; no key is 0.
-    keys: [u32; Tried::MAX],
-}
-
-impl Tried {
-    /// How many are remembered: the latest.
-    pub const MAX: usize = 4;
-
-    fn add(&mut self, key: u32) {
-        match self.keys.iter_mut().find(|slot| **slot == 0) {
-            Some(free) => *free = key,
-            None => {
-                self.keys.rotate_left(1);
-                self.keys[Self::MAX - 1] = key;
-            }
-        }
-    }
-
-    /// The keys.
-    pub fn keys(&self) -> &[u32] {
-        let len = self.keys.iter().position(|&key| key == 0).unwrap_or(Self::MAX);
-        &self.keys[..len]
-    }
-
-    /// Whether none was tried.
-    #[inline]
-    pub fn is_empty(&self) -> bool {
-        self.keys[0] == 0
-    }
-
-    /// Whether `key` is among them.
-    #[inline]
-    pub fn contains(&self, key: u32) -> bool {
-        self.keys.contains(&key)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn scopes_nest_and_what_inner_layers_write_flows_back() {
-        let mut outer = CallContext::new().with_hash_key(1);
-        let mut inner = CallContext::new().with_hash_key(2);
-        outer.lend(|| {
-            inner.lend(|| CallContext::with(CallContext::keep_deadline));
-            assert_eq!(CallContext::with(|call| call.hash_key()), Some(Some(1)));
-        });
-        assert!(inner.take_deadline_kept() && !outer.take_deadline_kept());
-        assert_eq!((outer.hash_key(), inner.hash_key()), (Some(1), Some(2)));
-    }
-
-    #[test]
-    fn calls_made_by_one_piece_of_work_share_its_deadline_and_nothing_else() {
-        let deadline = instant();
-        let mut work = CallContext::around_calls().with_deadline(deadline);
-        work.lend(|| {
-            assert!(CallContext::with(|_| ()).is_none());
-            let before = CallContext::attempt_started(instant);
-            for _ in 0..2 {
-                let mut call = CallScope::join();
-                assert!(call.own().is_some());
-                assert_eq!(
-                    call.with(|call| (call.deadline(), call.tried().is_empty())),
-                    Some((Some(deadline), true))
-                );
-                let started = call.run(|| CallContext::attempt_started(|| before + Duration::from_nanos(1)));
-                assert!(started > before, "no reading is left from another call");
-                call.with(|call| call.add_tried(1));
-            }
-        });
-        assert_eq!((work.started(), work.gave_up()), (None, false));
-        work.lend(|| CallContext::inherit().lend(|| CallContext::new().lend(CallContext::tell_gave_up)));
-        assert!(work.gave_up(), "through every context between");
-        CallContext::tell_gave_up();
-        assert!(!CallContext::inherit().gave_up());
-    }
-
-    #[test]
-    fn a_panic_inside_gives_the_context_back() {
-        let mut call = CallContext::new().with_hash_key(1);
-        let lent = std::panic::AssertUnwindSafe(|| call.lend(|| panic!("inner")));
-        assert!(std::panic::catch_unwind(lent).is_err());
-        assert_eq!(call.hash_key(), Some(1));
-        assert!(CallContext::with(|_| ()).is_none());
-    }
-
-    #[test]
-    fn guards_learn_why_they_are_dropped() {
-        struct Tell<'a>(Tick, &'a mut Option<DropReason>);
-        impl Drop for Tell<'_> {
-            fn drop(&mut self) {
-                *self.1 = Some(CallContext::drop_reason_of(self.0));
-            }
-        }
-        let mut seen = None;
-        let mut call = CallContext::new();
-        let now = call.lend(|| CallContext::attempt_started(instant));
-        drop(Tell(now, &mut seen));
-        assert_eq!(seen, Some(DropReason::CallerGone));
-        call.drop_for(DropReason::AttemptTimeout, Tell(now, &mut seen));
-        assert_eq!(seen, Some(DropReason::AttemptTimeout));
-        call.drop_for(DropReason::AttemptTimeout, Tell(now + Duration::from_nanos(1), &mut seen));
-        assert_eq!(seen, Some(DropReason::CallerGone), "the guard belongs to another attempt");
-    }
-
-    #[test]
-    fn one_reading_serves_all_layers_of_one_attempt_and_no_other() {
-        let mut call = CallContext::new();
-        let started = call.lend(|| CallContext::attempt_started(instant));
-        call.lend(|| {
-            assert_eq!(CallContext::attempt_started(|| unreachable!("read already")), started);
-            let ended = CallContext::attempt_ended(started, instant);
-            assert_eq!(CallContext::attempt_ended(started, || unreachable!("read already")), ended);
-            let other = started + Duration::from_secs(9);
-            assert_eq!(CallContext::attempt_ended(other, || other), other);
-        });
-        call.next_attempt();
-        assert_eq!((call.started(), call.ended()), (None, None));
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "stands for the clock that a shell supplies")]
-    fn instant() -> Tick {
-        Tick::of(std::time::Instant::now())
-    }
-
-    #[test]
-    fn the_oldest_pick_is_forgotten_first() {
-        let mut tried = Tried::default();
-        (1..=6).for_each(|key| tried.add(key));
-        assert_eq!(tried.keys(), [3, 4, 5, 6]);
-        let call = CallContext::new();
-        (1..=6).for_each(|key| call.add_tried(key));
-        assert_eq!((call.sends(), call.beside().sends()), (6, 6), "all are counted");
-    }
 }

@@ -118,6 +118,7 @@
 
 mod credentials;
 mod overrides;
+mod policies;
 mod probe;
 mod read;
 mod shape;

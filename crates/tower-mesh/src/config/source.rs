@@ -10,9 +10,9 @@ use tower_mesh_dns::{DnsConfig, DnsConfigBuilder, Families};
 #[cfg(feature = "etcd")]
 use tower_mesh_etcd::{EtcdConfig, EtcdConfigBuilder};
 
-use super::read::Table;
 #[cfg(any(feature = "dns", feature = "etcd"))]
-use super::tree::set;
+use super::policies::set;
+use super::read::Table;
 use super::{AT_LEAST_ONE, again, tree::ADDRESS};
 
 /// Where a service's endpoints come from.

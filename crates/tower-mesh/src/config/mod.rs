@@ -115,6 +115,14 @@
 //! The fields of the other tables are those of the layers' configurations:
 //! [`DeadlineConfig`], [`RetryConfig`], [`BudgetConfig`], [`BreakerConfig`], [`OutlierConfig`], [`HealthConfig`], [`DiscoveryConfig`]. Where the mesh's
 //! default differs from the layer's it is told at [`ServiceConfig`].
+//!
+//! [`DeadlineConfig`]: tower_mesh_retry::DeadlineConfig
+//! [`RetryConfig`]: tower_mesh_retry::RetryConfig
+//! [`BudgetConfig`]: tower_mesh_retry::BudgetConfig
+//! [`BreakerConfig`]: tower_mesh_breaker::BreakerConfig
+//! [`OutlierConfig`]: tower_mesh_breaker::outlier::OutlierConfig
+//! [`HealthConfig`]: tower_mesh_health::HealthConfig
+//! [`DiscoveryConfig`]: tower_mesh_discovery::DiscoveryConfig
 
 mod credentials;
 mod error;

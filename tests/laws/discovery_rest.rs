@@ -24,8 +24,24 @@ struct Subject {
 impl Subject {
     async fn new(after: Option<Duration>, config: DiscoveryConfig) -> Self {
         let source = ScriptedResolver::new();
+        Self::with(source.clone(), source, after, config).await
+    }
+
+    /// One whose source can say nothing any more when it is asked again.
+    async fn of_a_source_that_breaks(after: Option<Duration>, config: DiscoveryConfig) -> Self {
+        let broken = ScriptedResolver::new();
+        broken.fail("the registry");
+        Self::with(ScriptedResolver::new(), broken, after, config).await
+    }
+
+    async fn with(
+        source: ScriptedResolver,
+        again: ScriptedResolver,
+        after: Option<Duration>,
+        config: DiscoveryConfig,
+    ) -> Self {
         let (layer, driver) = DiscoveryLayer::with_config(&source, "users".parse().unwrap(), config);
-        let driver = driver.resting(source.clone(), after);
+        let driver = driver.resting(again, after);
         #[expect(clippy::disallowed_methods, reason = "it ends with its test's runtime")]
         tokio::spawn(driver);
         let fleet = Fleet::new(["a:1", "b:1"]);
@@ -170,4 +186,43 @@ async fn nothing_is_given_up_while_it_rests_and_age_counts_again_when_the_source
     };
     assert_eq!(subject.is().0, DiscoveryState::Expired);
     assert_eq!(find::<NoEndpoints>(&*none).unwrap().reason(), NoEndpointsReason::ResolverFailed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_is_as_new_when_it_is_woken_since_nobody_asked_while_it_rested() {
+    let config = DiscoveryConfig::builder().max_stale(seconds(60)).build().unwrap();
+    let subject = Subject::of_a_source_that_breaks(Some(seconds(10)), config).await;
+    subject.pass(seconds(3600)).await;
+    assert_eq!(subject.is(), RESTING);
+    subject.call().await.unwrap();
+    subject.pass(seconds(2)).await;
+    // Woken within the first of these two seconds.
+    for _ in 0..11 {
+        assert_eq!(subject.is().0, DiscoveryState::Stale);
+        assert_eq!(subject.call().await.unwrap(), "a:1");
+        subject.pass(seconds(5)).await;
+    }
+    subject.pass(seconds(5)).await;
+    assert_eq!(subject.is().0, DiscoveryState::Expired, "but not for ever");
+}
+
+#[tokio::test(start_paused = true)]
+async fn rests_between_failures_keep_nothing_for_ever() {
+    let config = DiscoveryConfig::builder().max_stale(seconds(60)).build().unwrap();
+    let subject = Subject::of_a_source_that_breaks(None, config).await;
+    subject.layer.rest();
+    subject.pass(seconds(3600)).await;
+    for _ in 0..5 {
+        subject.layer.wake();
+        subject.pass(seconds(11)).await;
+        assert_eq!(subject.is().0, DiscoveryState::Stale);
+        subject.layer.rest();
+        subject.pass(seconds(3600)).await;
+        assert_eq!(subject.is(), RESTING);
+    }
+    subject.layer.wake();
+    settle().await;
+    assert_eq!(subject.call().await.unwrap(), "a:1");
+    subject.pass(seconds(6)).await;
+    assert_eq!(subject.is().0, DiscoveryState::Expired, "the minute of failing is over, rests not counted");
 }

@@ -167,7 +167,7 @@ impl DiscoveryConfig {
     }
 
     /// The age at which endpoints of a source that fails or has ended are given up: calls then fail as if it had never answered. Default none: the last
-    /// good ones stay in use without bound, as in gRPC, Envoy and Eureka.
+    /// good ones stay in use without bound, as in gRPC, Envoy and Eureka. Time of [resting](crate::Driver::resting) does not count.
     pub fn max_stale(&self) -> Option<Duration> {
         self.max_stale
     }

@@ -43,6 +43,10 @@ struct Known {
     members: Members,
     version: u64,
     updated_at: Option<Tick>,
+    /// From when its age counts: when it was said, later by what does not count of rests.
+    ages_from: Option<Tick>,
+    /// Since when it rests.
+    rests: Option<Rests>,
     last_error: Option<Arc<ResolveError>>,
     errors: u64,
     subscribers: Vec<Arc<dyn Subscriber>>,
@@ -52,6 +56,12 @@ struct Known {
     removals: Limit,
     /// Since when there are changes that are not published, as more may follow.
     unpublished_since: Option<Tick>,
+}
+
+struct Rests {
+    since: Tick,
+    /// The source had not answered when it was last asked: what it said before was getting older.
+    aging: bool,
 }
 
 /// What balancers are to be told.
@@ -116,7 +126,7 @@ impl Known {
     /// When what is stale is given up.
     fn expires_at(&self, config: &DiscoveryConfig) -> Option<Tick> {
         let stale = self.state == DiscoveryState::Stale && !self.members.as_slice().is_empty();
-        Some(self.updated_at.filter(|_| stale)? + config.max_stale()?)
+        Some(self.ages_from.filter(|_| stale)? + config.max_stale()?)
     }
 }
 
@@ -135,6 +145,8 @@ impl Source {
                 members: Members::default(),
                 version: 0,
                 updated_at: None,
+                ages_from: None,
+                rests: None,
                 last_error: None,
                 errors: 0,
                 subscribers: Vec::new(),
@@ -211,13 +223,25 @@ impl Source {
     fn rests(&self) {
         let from = {
             let mut known = self.known();
+            let now = clock();
             // Nobody goes while nobody is heard of.
-            known.retention.source(false, clock());
+            known.retention.source(false, now);
+            let aging = matches!(known.state, DiscoveryState::Stale | DiscoveryState::Resting);
+            known.rests = Some(Rests { since: now, aging });
             std::mem::replace(&mut known.state, DiscoveryState::Resting)
         };
         tracing::debug!(service = self.service.as_str(), "discovery rests");
         self.changed.notify_waiters();
         self.report_state(from, DiscoveryState::Resting);
+    }
+
+    /// The source is asked again. What it said is no older than before the rest, and as new as can be if nothing spoke against it then.
+    fn woken(&self) {
+        let now = clock();
+        let mut known = self.known();
+        if let Some(Rests { since, aging }) = known.rests.take() {
+            known.ages_from = known.ages_from.map(|from| if aging { from + now.since(since) } else { now });
+        }
     }
 
     fn set_driven(&self, driven: bool) {
@@ -264,6 +288,7 @@ impl Source {
                     }
                     known.state = if not_found { DiscoveryState::NotFound } else { DiscoveryState::Current };
                     known.updated_at = Some(now);
+                    known.ages_from = Some(now);
                     known.last_error = None;
                     // The first answer is a version of its own even when it is empty.
                     let publication = known.changed(&change, first, now, &self.config);
@@ -480,7 +505,8 @@ impl<U: 'static> Driver<U> {
     /// with, is asked again. A call that finds no endpoint in that set wakes it at once, and waits for the answer if there are none at all. `after`: `None` is by
     /// [`rest`](crate::DiscoveryLayer::rest) alone. Default: it never rests.
     ///
-    /// What waits to be removed stays while it rests, and nothing is given up for its age before the source was asked again.
+    /// What waits to be removed stays while it rests. Time of resting does not count for [`max_stale`](DiscoveryConfig::max_stale), which begins anew with asking; if the source was failing
+    /// when it was put to rest, it goes on.
     pub fn resting<R>(mut self, resolver: R, after: Option<Duration>) -> Self
     where
         R: Resolve<Updates = U>,
@@ -517,7 +543,10 @@ where
                         this.updates.set(None);
                         source.rests();
                     }
-                    Step::Listen(updates) => this.updates.set(Some(updates)),
+                    Step::Listen(updates) => {
+                        source.woken();
+                        this.updates.set(Some(updates));
+                    }
                 }
             }
         }

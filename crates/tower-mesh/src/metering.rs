@@ -1,14 +1,56 @@
 //! What a mesh tells to the `metrics` facade, once a second, out of what its layers count anyway. The table is in the crate's README; a test keeps it true.
 
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use tower_mesh_core::{ServiceName, Tick};
 use tower_mesh_health::policy::{HealthState, merge};
 use tower_mesh_retry::error::{FailureReason, StopReason};
 
+use crate::mesh::Parts;
 use crate::part::Part;
 
-/// Says what each metric is. For the recorder that is installed when the mesh starts.
-pub(crate) fn describe() {
+/// Tells the recorder, which is the user's: if it panics, what it was not told of is told by the next look, and the rest of the mesh goes on.
+#[derive(Default)]
+pub(crate) struct Metering {
+    services: BTreeSet<ServiceName>,
+    panicked: bool,
+}
+
+impl Metering {
+    /// Says what each metric is, to the recorder that is installed when the mesh starts.
+    pub(crate) fn new() -> Self {
+        let mut metering = Self::default();
+        metering.guarded(describe);
+        metering
+    }
+
+    /// Tells of the services that there are, and of those that went since the last time.
+    pub(crate) fn publish(&mut self, parts: &Parts, now: Tick) {
+        for part in parts.values() {
+            self.guarded(|| publish(part, now));
+        }
+        let before = std::mem::replace(&mut self.services, parts.keys().cloned().collect());
+        for name in before.into_iter().filter(|name| !parts.contains_key(name)) {
+            if !self.guarded(|| gone(&name)) {
+                self.services.insert(name);
+            }
+        }
+    }
+
+    /// Whether it was told to the end.
+    fn guarded(&mut self, tell: impl FnOnce()) -> bool {
+        let panicked = catch_unwind(AssertUnwindSafe(tell)).is_err();
+        // It would say so every second.
+        if panicked && !std::mem::replace(&mut self.panicked, true) {
+            tracing::error!("the recorder of metrics panicked; this is told once");
+        }
+        !panicked
+    }
+}
+
+fn describe() {
     describe_gauge!("tower_mesh_discovery_endpoints", "endpoints known");
     describe_gauge!("tower_mesh_discovery_age_seconds", Unit::Seconds, "time since the source last answered");
     describe_counter!("tower_mesh_discovery_errors_total", "failures of the source");
@@ -33,7 +75,7 @@ pub(crate) fn describe() {
 }
 
 /// A service was taken out: what it had now is nothing. Its counters stay, and go on when it comes back and has counted past them.
-pub(crate) fn gone(name: &ServiceName) {
+fn gone(name: &ServiceName) {
     let service = || metrics::SharedString::from(name.to_string());
     for state in STATES {
         gauge!("tower_mesh_endpoints", "service" => service(), "state" => state.as_str()).set(0.0);
@@ -52,7 +94,7 @@ const STATES: [HealthState; 5] = [
     HealthState::Draining,
 ];
 
-pub(crate) fn publish(part: &Part, now: Tick) {
+fn publish(part: &Part, now: Tick) {
     let service = || metrics::SharedString::from(part.name.to_string());
 
     let discovery = part.discovery.status();

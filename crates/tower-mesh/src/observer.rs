@@ -46,13 +46,11 @@ const READINESS_EVERY: u32 = 10;
 
 /// Looks until `stop`, and once more then. Ends with the mesh.
 pub(crate) async fn observe(mesh: WeakMesh, stop: CancellationToken) {
-    #[cfg(feature = "metrics")]
-    crate::metering::describe();
     let mut every = interval(EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut readiness = Change::default();
     #[cfg(feature = "metrics")]
-    let mut told = std::collections::BTreeSet::new();
+    let mut metering = crate::metering::Metering::new();
     loop {
         let waited = mesh.gone.run_until_cancelled(stop.run_until_cancelled(every.tick())).await;
         let (Some(ticked), Some(mesh)) = (waited, mesh.upgrade()) else { return };
@@ -61,15 +59,9 @@ pub(crate) async fn observe(mesh: WeakMesh, stop: CancellationToken) {
         let parts = mesh.parts();
         for part in parts.values() {
             part.seen.look(part, now);
-            #[cfg(feature = "metrics")]
-            crate::metering::publish(part, now);
         }
         #[cfg(feature = "metrics")]
-        {
-            let now = parts.keys().cloned().collect();
-            let before = std::mem::replace(&mut told, now);
-            before.difference(&told).for_each(crate::metering::gone);
-        }
+        metering.publish(&parts, now);
         let versions = parts.values().map(|part| part.discovery.status().version).sum();
         if readiness.may_have_happened((mesh.state() as u8, EndpointHandle::changes(), versions)) {
             let is = mesh.readiness();

@@ -7,8 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use metrics::{Key, KeyName, Metadata, SharedString, Unit};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::time::sleep;
 use tower::{Layer as _, ServiceExt as _, service_fn};
@@ -17,7 +20,8 @@ use tower_mesh::core::classify::ByResult;
 use tower_mesh::core::probe::{Probe, ProbeFailure, Probed};
 use tower_mesh::core::replay::Idempotent;
 use tower_mesh::core::{BoxError, EndpointHandle, Tick};
-use tower_mesh::{Mesh, MeshRequest};
+use tower_mesh::{EventKind, Mesh, MeshRequest};
+use tracing_subscriber::layer::SubscriberExt as _;
 
 #[derive(Clone)]
 struct Query(&'static str);
@@ -198,5 +202,88 @@ async fn of_a_service_that_was_taken_out_nothing_is_there_any_more() {
     mesh.reload(config("")).unwrap();
     sleep(Duration::from_secs(2)).await;
     assert_eq!(known(), [0.0]);
+    mesh.shutdown(Duration::ZERO).await;
+}
+
+/// Prometheus' recorder, which can be broken for what is told once a second: circuits tell of themselves as they change.
+struct Breakable {
+    recorder: metrics_exporter_prometheus::PrometheusRecorder,
+    broken: AtomicBool,
+}
+
+impl Breakable {
+    fn of(&self, name: &str) -> &dyn metrics::Recorder {
+        let well = name.starts_with("tower_mesh_circuit") || !self.broken.load(Ordering::Relaxed);
+        assert!(well, "the recorder is broken");
+        &self.recorder
+    }
+}
+
+impl metrics::Recorder for Breakable {
+    fn describe_counter(&self, key: KeyName, unit: Option<Unit>, text: SharedString) {
+        self.of(key.as_str()).describe_counter(key, unit, text);
+    }
+
+    fn describe_gauge(&self, key: KeyName, unit: Option<Unit>, text: SharedString) {
+        self.of(key.as_str()).describe_gauge(key, unit, text);
+    }
+
+    fn describe_histogram(&self, key: KeyName, unit: Option<Unit>, text: SharedString) {
+        self.of(key.as_str()).describe_histogram(key, unit, text);
+    }
+
+    fn register_counter(&self, key: &Key, metadata: &Metadata<'_>) -> metrics::Counter {
+        self.of(key.name()).register_counter(key, metadata)
+    }
+
+    fn register_gauge(&self, key: &Key, metadata: &Metadata<'_>) -> metrics::Gauge {
+        self.of(key.name()).register_gauge(key, metadata)
+    }
+
+    fn register_histogram(&self, key: &Key, metadata: &Metadata<'_>) -> metrics::Histogram {
+        self.of(key.name()).register_histogram(key, metadata)
+    }
+}
+
+/// Counts the errors that are told.
+#[derive(Clone, Default)]
+struct Errors(Arc<AtomicUsize>);
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Errors {
+    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        if *event.metadata().level() == tracing::Level::ERROR {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recorder_that_panics_stops_nothing_and_is_told_of_once() {
+    let errors = Errors::default();
+    let _told = tracing::subscriber::set_default(tracing_subscriber::registry().with(errors.clone()));
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    let breakable = Breakable { recorder, broken: AtomicBool::new(true) };
+    let _recording = metrics::set_default_local_recorder(&breakable);
+    let config = "[services.a]\nendpoints = [\"10.0.0.1:1\"]\n[services.b]\nendpoints = [\"10.0.0.2:1\"]";
+    let mesh = Mesh::builder().config_toml(config).build().unwrap();
+    let service = mesh
+        .service("b")
+        .unwrap()
+        .connect(|_: &EndpointHandle| service_fn(|_: Query| async { Ok::<_, BoxError>(()) }));
+    let mut events = mesh.events();
+    mesh.start().await.unwrap();
+    service.clone().oneshot(Query("a")).await.unwrap();
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(mesh.status().services[1].rates.last_10s.attempts, 1, "rates go on");
+    let ready = std::iter::from_fn(|| events.try_next())
+        .any(|event| matches!(event.unwrap().kind, EventKind::ReadinessChanged { ready: true, .. }));
+    assert!(ready, "and readiness");
+    assert_eq!(errors.0.load(Ordering::Relaxed), 1);
+    breakable.broken.store(false, Ordering::Relaxed);
+    sleep(Duration::from_secs(2)).await;
+    let all = series(&handle.render());
+    let attempts = all["tower_mesh_attempts_total"].iter().map(|(_, value)| value).sum::<f64>();
+    assert_eq!(attempts, 1.0, "nor is anything lost that was counted meanwhile");
     mesh.shutdown(Duration::ZERO).await;
 }

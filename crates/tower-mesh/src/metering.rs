@@ -1,9 +1,10 @@
 //! What a mesh tells to the `metrics` facade, once a second, out of what its layers count anyway. The table is in the crate's README; a test keeps it true.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Weak};
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics::{Label, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use tower_mesh_core::{ServiceName, Tick};
 use tower_mesh_health::policy::{HealthState, merge};
 use tower_mesh_retry::error::{FailureReason, StopReason};
@@ -14,39 +15,73 @@ use crate::part::Part;
 /// Tells the recorder, which is the user's: if it panics, what it was not told of is told by the next look, and the rest of the mesh goes on.
 #[derive(Default)]
 pub(crate) struct Metering {
-    services: BTreeSet<ServiceName>,
+    services: BTreeMap<ServiceName, Known>,
     panicked: bool,
+}
+
+#[derive(Default)]
+struct Known {
+    part: Weak<Part>,
+    told: Told,
 }
 
 impl Metering {
     /// Says what each metric is, to the recorder that is installed when the mesh starts.
     pub(crate) fn new() -> Self {
         let mut metering = Self::default();
-        metering.guarded(describe);
+        guarded(&mut metering.panicked, describe);
         metering
     }
 
     /// Tells of the services that there are, and of those that went since the last time.
     pub(crate) fn publish(&mut self, parts: &Parts, now: Tick) {
-        for part in parts.values() {
-            self.guarded(|| publish(part, now));
-        }
-        let before = std::mem::replace(&mut self.services, parts.keys().cloned().collect());
-        for name in before.into_iter().filter(|name| !parts.contains_key(name)) {
-            if !self.guarded(|| gone(&name)) {
-                self.services.insert(name);
+        let Self { services, panicked } = self;
+        for (name, part) in parts {
+            let known = services.entry(name.clone()).or_default();
+            let is = Arc::downgrade(part);
+            if !known.part.ptr_eq(&is) {
+                *known = Known { part: is, told: Told::default() };
             }
+            guarded(panicked, || publish(part, &mut known.told, now));
         }
+        services.retain(|name, _| parts.contains_key(name) || !guarded(panicked, || gone(name)));
     }
+}
 
-    /// Whether it was told to the end.
-    fn guarded(&mut self, tell: impl FnOnce()) -> bool {
-        let panicked = catch_unwind(AssertUnwindSafe(tell)).is_err();
-        // It would say so every second.
-        if panicked && !std::mem::replace(&mut self.panicked, true) {
-            tracing::error!("the recorder of metrics panicked; this is told once");
+/// Whether it was told to the end.
+fn guarded(panicked: &mut bool, tell: impl FnOnce()) -> bool {
+    let well = catch_unwind(AssertUnwindSafe(tell)).is_ok();
+    // It would be said every second.
+    if !well && !std::mem::replace(panicked, true) {
+        tracing::error!("the recorder of metrics panicked; this is told once");
+    }
+    well
+}
+
+/// How far the counters of a service were told. It goes with the service: one that comes back has counted nothing, and what it counts is added to what the recorder has.
+#[derive(Default)]
+pub(crate) struct Told(HashMap<(&'static str, [&'static str; 2]), u64>);
+
+impl Told {
+    /// Tells what the counter has counted since it was last told. `labels` are those beside the service.
+    fn count<const N: usize>(
+        &mut self,
+        service: &ServiceName,
+        name: &'static str,
+        labels: [(&'static str, &'static str); N],
+        count: u64,
+    ) {
+        const { assert!(N <= 2, "as many as its key takes") };
+        let mut values = [""; 2];
+        let mut all = vec![Label::new("service", service.to_string())];
+        for (place, (label, value)) in values.iter_mut().zip(labels) {
+            *place = value;
+            all.push(Label::from_static_parts(label, value));
         }
-        !panicked
+        let told = self.0.entry((name, values)).or_default();
+        // Also if it is nothing: that there is such a counter is told.
+        counter!(name, all).increment(count.saturating_sub(*told));
+        *told = count;
     }
 }
 
@@ -74,7 +109,7 @@ fn describe() {
     describe_counter!("tower_mesh_circuit_refused_total", "calls refused by circuits");
 }
 
-/// A service was taken out: what it had now is nothing. Its counters stay, and go on when it comes back and has counted past them.
+/// A service was taken out: what it had now is nothing. Its counters stay, and go on when it comes back.
 fn gone(name: &ServiceName) {
     let service = || metrics::SharedString::from(name.to_string());
     for state in STATES {
@@ -94,7 +129,7 @@ const STATES: [HealthState; 5] = [
     HealthState::Draining,
 ];
 
-fn publish(part: &Part, now: Tick) {
+fn publish(part: &Part, told: &mut Told, now: Tick) {
     let service = || metrics::SharedString::from(part.name.to_string());
 
     let discovery = part.discovery.status();
@@ -102,7 +137,7 @@ fn publish(part: &Part, now: Tick) {
     if let Some(at) = discovery.updated_at {
         gauge!("tower_mesh_discovery_age_seconds", "service" => service()).set(now.since(at).as_secs_f64());
     }
-    counter!("tower_mesh_discovery_errors_total", "service" => service()).absolute(discovery.errors);
+    told.count(&part.name, "tower_mesh_discovery_errors_total", [], discovery.errors);
 
     let health = part.health.as_ref().map(|health| (health.status(), health.probes()));
     let verdicts: Vec<_> = match &health {
@@ -123,33 +158,33 @@ fn publish(part: &Part, now: Tick) {
         let results =
             [("passed", probes.passed), ("failed", probes.failed), ("inconclusive", probes.inconclusive)];
         for (result, count) in results {
-            counter!("tower_mesh_probes_total", "service" => service(), "result" => result).absolute(count);
+            told.count(&part.name, "tower_mesh_probes_total", [("result", result)], count);
         }
     }
 
     let total = part.seen.total();
     let outcomes = [("succeeded", total.succeeded), ("failed", total.failed), ("abandoned", total.abandoned)];
     for (outcome, count) in outcomes {
-        counter!("tower_mesh_attempts_total", "service" => service(), "outcome" => outcome).absolute(count);
+        told.count(&part.name, "tower_mesh_attempts_total", [("outcome", outcome)], count);
     }
     let in_flight: u64 = discovery.endpoints.iter().map(|endpoint| endpoint.counts().in_flight()).sum();
     gauge!("tower_mesh_attempts_in_flight", "service" => service()).set(in_flight as f64);
 
     let retries = part.retry.counts();
     for reason in FailureReason::ALL {
-        counter!("tower_mesh_retries_total", "service" => service(), "reason" => reason.as_str())
-            .absolute(retries.retries(reason));
+        let count = retries.retries(reason);
+        told.count(&part.name, "tower_mesh_retries_total", [("reason", reason.as_str())], count);
     }
     for reason in StopReason::ALL {
-        counter!("tower_mesh_retry_stopped_total", "service" => service(), "reason" => reason.as_str())
-            .absolute(retries.stopped(reason));
+        let count = retries.stopped(reason);
+        told.count(&part.name, "tower_mesh_retry_stopped_total", [("reason", reason.as_str())], count);
     }
     let budget = part.retry.get_budget().snapshot(now);
     gauge!("tower_mesh_retry_budget_balance", "service" => service()).set(budget.balance as f64);
     gauge!("tower_mesh_retries_in_flight", "service" => service()).set(f64::from(budget.in_flight));
     let hedges = part.hedge.counts();
     for (result, count) in [("sent", hedges.sent), ("won", hedges.won), ("denied", hedges.denied)] {
-        counter!("tower_mesh_hedges_total", "service" => service(), "result" => result).absolute(count);
+        told.count(&part.name, "tower_mesh_hedges_total", [("result", result)], count);
     }
 
     if let Some(calls) = &part.measured {
@@ -158,8 +193,8 @@ fn publish(part: &Part, now: Tick) {
         );
         for (operation, outcome, count) in calls.counts() {
             let operation = operation.map_or("", |operation| operation.as_str());
-            counter!("tower_mesh_calls_total", "service" => service(), "operation" => operation, "outcome" => outcome)
-                .absolute(count);
+            let labels = [("operation", operation), ("outcome", outcome)];
+            told.count(&part.name, "tower_mesh_calls_total", labels, count);
         }
     }
 }

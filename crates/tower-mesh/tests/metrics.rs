@@ -205,6 +205,48 @@ async fn of_a_service_that_was_taken_out_nothing_is_there_any_more() {
     mesh.shutdown(Duration::ZERO).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_service_that_is_taken_out_and_comes_back_counts_on_from_where_it_was() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    let _recording = metrics::set_default_local_recorder(&recorder);
+    let config = |text: &str| tower_mesh::Config::from_toml(text).unwrap();
+    let with = || config("[services.a]\nendpoints = [\"10.0.0.1:1\"]");
+    let mesh = Mesh::builder().config(with()).measure_calls().build().unwrap();
+    mesh.start().await.unwrap();
+    let counted = || {
+        let all = series(&handle.render());
+        let sum = |name: &str, of: &str| -> f64 {
+            let is = |labels: &BTreeMap<String, String>| labels["outcome"] == of;
+            all[name].iter().filter(|(labels, _)| is(labels)).map(|(_, value)| value).sum()
+        };
+        (sum("tower_mesh_attempts_total", "succeeded"), sum("tower_mesh_calls_total", "ok"))
+    };
+    let calls = async |count: usize| {
+        let service = mesh
+            .service("a")
+            .unwrap()
+            .connect(|_: &EndpointHandle| service_fn(|_: Query| async { Ok::<_, BoxError>(()) }));
+        for _ in 0..count {
+            service.clone().oneshot(Query("a")).await.unwrap();
+        }
+        sleep(Duration::from_secs(2)).await;
+    };
+    calls(5).await;
+    assert_eq!(counted(), (5.0, 5.0));
+    mesh.reload(config("")).unwrap();
+    sleep(Duration::from_secs(2)).await;
+    mesh.reload(with()).unwrap();
+    calls(3).await;
+    assert_eq!(counted(), (8.0, 8.0));
+    // Even if nobody has looked in between.
+    mesh.reload(config("")).unwrap();
+    mesh.reload(with()).unwrap();
+    calls(4).await;
+    assert_eq!(counted(), (12.0, 12.0));
+    mesh.shutdown(Duration::ZERO).await;
+}
+
 /// Prometheus' recorder, which can be broken for what is told once a second: circuits tell of themselves as they change.
 struct Breakable {
     recorder: metrics_exporter_prometheus::PrometheusRecorder,

@@ -289,6 +289,38 @@ async fn certificate_and_key_are_exchanged_together_while_calls_go_on() {
     tokio::time::timeout(Duration::from_secs(5), watching).await.unwrap().unwrap();
 }
 
+/// The key is a pipe for the first of two reloads, so that it has read the old certificate and ends after the other.
+#[cfg(unix)]
+#[tokio::test]
+async fn of_two_reloads_at_once_the_one_that_read_first_takes_nothing_back() {
+    use std::io::Write as _;
+    use tokio_rustls::rustls::client::ResolvesClientCert as _;
+
+    let ca = Ca::new();
+    let (old, new) = (ca.certify(&["old"], &[]), ca.certify(&["new"], &[]));
+    let files = Files::new(&old);
+    let identity = files.identity().await;
+    let key = files.path("key");
+    std::fs::remove_file(&key).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&key).status().unwrap().success());
+    let reloading = identity.clone();
+    let first = tokio::task::spawn(async move { reloading.reload().await });
+    let pipe = key.clone();
+    // Opens when the other end does.
+    let opened = tokio::task::spawn_blocking(|| std::fs::OpenOptions::new().write(true).open(pipe));
+    let mut pipe = opened.await.unwrap().unwrap();
+
+    std::fs::remove_file(&key).unwrap();
+    files.write("pem", &new.pem);
+    files.write("key", &new.key.serialize_pem());
+    assert!(identity.reload().await.unwrap());
+    pipe.write_all(old.key.serialize_pem().as_bytes()).unwrap();
+    drop(pipe);
+    assert!(!first.await.unwrap().unwrap(), "what it would take over is there already");
+    assert_eq!(identity.resolve(&[], &[]).unwrap().cert[0], new.der);
+    assert_eq!((identity.reloads(), identity.last_error()), (1, None));
+}
+
 #[tokio::test]
 async fn what_cannot_be_is_told_with_its_field() {
     let text = |builder: TlsBuilder| builder.build().unwrap_err().to_string();

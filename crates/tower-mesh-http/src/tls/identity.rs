@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -30,6 +30,8 @@ struct Inner {
 }
 
 struct Seen {
+    /// How often the files were looked at to the end.
+    looks: u64,
     files: Files,
     error: Option<String>,
 }
@@ -52,7 +54,7 @@ impl Identity {
         let (certificate, key) = (certificate.into(), key.into());
         let files = read(&certificate, &key).await?;
         let current = ArcSwap::from_pointee(parse(&files, &certificate, &key)?);
-        let seen = Mutex::new(Seen { files, error: None });
+        let seen = Mutex::new(Seen { looks: 0, files, error: None });
         Ok(Self(Arc::new(Inner { certificate, key, current, seen, reloads: AtomicU64::new(0) })))
     }
 
@@ -84,9 +86,27 @@ impl Identity {
     /// # Errors
     /// When what is there cannot be used; the old certificate and key stay. Dropping the future leaves all as it was.
     pub async fn reload(&self) -> Result<bool, InvalidIdentity> {
+        loop {
+            let before = self.seen().looks;
+            let read = read(&self.0.certificate, &self.0.key).await;
+            if let Some(taken) = self.take_over(before, read) {
+                return taken;
+            }
+        }
+    }
+
+    /// None if another look has ended since the one that was number `before`: which of the two has read what is newer cannot be told.
+    fn take_over(
+        &self,
+        before: u64,
+        read: Result<Files, InvalidIdentity>,
+    ) -> Option<Result<bool, InvalidIdentity>> {
         let Inner { certificate, key, .. } = &*self.0;
-        let read = read(certificate, key).await;
-        let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen();
+        if seen.looks != before {
+            return None;
+        }
+        seen.looks += 1;
         let taken = read.and_then(|files| {
             if seen.files == files && seen.error.is_none() {
                 return Ok(false);
@@ -101,17 +121,21 @@ impl Identity {
             Ok(new)
         });
         seen.error = taken.as_ref().err().map(ToString::to_string);
-        taken
+        Some(taken)
     }
 
     /// Why the files as they are now are not in use; none if they are.
     pub fn last_error(&self) -> Option<String> {
-        self.0.seen.lock().unwrap_or_else(PoisonError::into_inner).error.clone()
+        self.seen().error.clone()
     }
 
     /// How often a new pair was taken over.
     pub fn reloads(&self) -> u64 {
         self.0.reloads.load(Ordering::Relaxed)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.0.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -93,7 +93,8 @@ impl EtcdConfig {
         self.keep_alive
     }
 
-    /// How long after a failure a connection is tried again; doubled with each, and after the first between half of it and all of it. Default 500 ms.
+    /// The longest wait after a failure before it is tried again: doubled with each that follows, and by chance any part of that, so that those who failed together do not
+    /// come back together. A watch that ends is a failure too; one that lasted as long as `max_retry_delay` makes it begin anew. Default 500 ms.
     pub fn retry_delay(&self) -> Duration {
         self.retry_delay
     }
@@ -114,7 +115,7 @@ impl EtcdConfig {
     }
 
     pub(crate) fn backoff(&self) -> Backoff {
-        Backoff::new(self.retry_delay, self.max_retry_delay, Jitter::Equal)
+        Backoff::new(self.retry_delay, self.max_retry_delay, Jitter::Full)
     }
 
     pub(crate) fn options(&self) -> etcd_client::ConnectOptions {

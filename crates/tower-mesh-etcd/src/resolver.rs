@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::time::Duration;
 
 use etcd_client::{EventType, GetOptions, KeyValue, WatchOptions, WatchStream};
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
+use tokio::time::Instant;
 use tower_mesh_core::backoff::Chance;
 use tower_mesh_core::{Endpoint, Resolve, ResolveError, ServiceName, Update};
 
@@ -13,6 +15,7 @@ use crate::config::EtcdConfig;
 use crate::connections::{Connections, bounded};
 use crate::error::{EtcdError, EtcdErrorKind};
 use crate::key;
+use crate::policy::failures::Failures;
 use crate::policy::known::{Event, Known};
 use crate::registration::{self, InvalidRegistration, Registration, RegistrationDriver};
 
@@ -59,7 +62,7 @@ impl Resolve for EtcdResolver {
             connections: self.connections.clone(),
             known,
             watch: None,
-            failures: 0,
+            failures: Failures::default(),
             said: VecDeque::new(),
         };
         stream::unfold(following, |mut following| async {
@@ -86,10 +89,14 @@ const MAX_ANSWER: usize = 32 * 1024 * 1024;
 struct Following {
     connections: Connections,
     known: Known,
-    watch: Option<WatchStream>,
-    /// In a row, since a watch began.
-    failures: u32,
+    watch: Option<Watch>,
+    failures: Failures,
     said: VecDeque<Result<Update, ResolveError>>,
+}
+
+struct Watch {
+    stream: WatchStream,
+    since: Instant,
 }
 
 impl Following {
@@ -99,10 +106,12 @@ impl Following {
                 return said;
             }
             if self.watch.is_none() {
-                self.wait().await;
-                match self.begin().await {
-                    Ok(()) => self.failures = 0,
-                    Err(error) => self.failed(error),
+                let chance = Chance::Uniform(fastrand::f64());
+                if let Some(wait) = self.failures.wait(&self.connections.config, chance) {
+                    tokio::time::sleep(wait).await;
+                }
+                if let Err(error) = self.begin().await {
+                    self.failed(error);
                 }
             } else if let Err(error) = self.listen().await {
                 self.failed(error);
@@ -110,17 +119,9 @@ impl Following {
         }
     }
 
-    async fn wait(&self) {
-        if self.failures > 0 {
-            let chance = Chance::Uniform(fastrand::f64());
-            let backoff = self.connections.config.backoff();
-            tokio::time::sleep(backoff.delay(self.failures, std::time::Duration::ZERO, chance)).await;
-        }
-    }
-
     fn failed(&mut self, error: EtcdError) {
-        self.watch = None;
-        self.failures = self.failures.saturating_add(1);
+        let watched = self.end_watch();
+        self.failures.failed(watched, &self.connections.config);
         self.said.push_back(Err(ResolveError::new(error)));
     }
 
@@ -159,7 +160,7 @@ impl Following {
             let created = watch.message().await?;
             Ok((watch, created))
         };
-        let (watch, created) = bounded(bound, &prefix, watch).await?;
+        let (stream, created) = bounded(bound, &prefix, watch).await?;
         if created.as_ref().is_none_or(|created| created.canceled() && created.compact_revision() == 0) {
             let why = created.as_ref().map_or("it ended", |created| created.cancel_reason());
             let why = format!("the server made no watch: {why}");
@@ -169,7 +170,7 @@ impl Following {
         let all = all.iter().filter_map(|kv| Some((part(&prefix, kv)?, kv.value())));
         let news = self.known.list(all, more);
         self.say(news.errors, news.updates);
-        self.watch = Some(watch);
+        self.watch = Some(Watch { stream, since: Instant::now() });
         Ok(())
     }
 
@@ -178,7 +179,7 @@ impl Following {
         let Some(watch) = &mut self.watch else { return Ok(()) };
         let prefix = self.known.prefix().to_owned();
         let lost = |why: String| EtcdError::new(&prefix, EtcdErrorKind::Failed, why);
-        let message = watch.message().await.map_err(|error| EtcdError::of_client(&prefix, error))?;
+        let message = watch.stream.message().await.map_err(|error| EtcdError::of_client(&prefix, error))?;
         let message = message.ok_or_else(|| lost("the watch ended".to_owned()))?;
         // The reason is empty then.
         if message.compact_revision() > 0 {
@@ -205,10 +206,15 @@ impl Following {
         Ok(())
     }
 
-    /// The connection is well, but what is known is not whole. It counts as a failure, so that one after the other is not listed without a pause.
+    /// The connection is well, but what is known is not whole.
     fn list_again(&mut self) {
-        self.watch = None;
-        self.failures = 1;
+        let watched = self.end_watch();
+        self.failures.pause(watched, &self.connections.config);
+    }
+
+    /// How long it lasted.
+    fn end_watch(&mut self) -> Option<Duration> {
+        self.watch.take().map(|watch| watch.since.elapsed())
     }
 
     fn say(&mut self, errors: Vec<EtcdError>, updates: Vec<Update>) {

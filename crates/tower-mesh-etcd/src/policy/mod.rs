@@ -1,3 +1,4 @@
 //! Pure rules.
 
+pub(crate) mod failures;
 pub(crate) mod known;

@@ -9,6 +9,7 @@ mod server;
 mod calls;
 #[cfg(feature = "tls")]
 mod encrypted;
+mod fickle;
 mod refused;
 mod registering;
 mod watching;

@@ -14,7 +14,8 @@ use tower_mesh_retry::error::{AttemptTimedOut, DeadlineExceeded, RetriesExhauste
 /// A call through the mesh that has no answer.
 ///
 /// `Display` says what the caller of the mesh may know: the service, the operation and the kind, never an address or a credential. What
-/// the layers and the client said is in [`source`](std::error::Error::source), for the operator.
+/// the layers and the client said is in [`source`](std::error::Error::source), for the operator. So is `Debug`, which shows the source and with it
+/// addresses: for a log, never for an answer to somebody outside.
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
@@ -273,6 +274,7 @@ mod tests {
                 next = error.source();
             }
             assert!(chain.iter().any(|link| link == secret), "the operator finds it: {chain:?}");
+            assert!(format!("{error:?}").contains(secret), "in a log too");
         }
     }
 

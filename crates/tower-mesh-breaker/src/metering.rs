@@ -13,7 +13,18 @@ use crate::policy::machine::{State, Transition};
 
 #[cfg(feature = "metrics")]
 mod facade {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::Once;
+
     use super::{Family, State, Transition};
+
+    /// The recorder is the user's. If it panics, that ends no call and no circuit: in a destructor it would end the program.
+    fn tell(what: impl FnOnce()) {
+        static ONCE: Once = Once::new();
+        if catch_unwind(AssertUnwindSafe(what)).is_err() {
+            ONCE.call_once(|| tracing::error!("the recorder of metrics panicked; this is told once"));
+        }
+    }
 
     fn name(family: &Family) -> metrics::SharedString {
         family.name.clone().map_or_else(|| "unnamed".into(), Into::into)
@@ -24,24 +35,28 @@ mod facade {
     }
 
     pub(crate) fn born(family: &Family) {
-        circuits(family, State::Closed).increment(1.0);
+        tell(|| circuits(family, State::Closed).increment(1.0));
     }
 
     pub(crate) fn gone(family: &Family, state: State) {
-        circuits(family, state).decrement(1.0);
+        tell(|| circuits(family, state).decrement(1.0));
     }
 
     pub(crate) fn moved(family: &Family, transition: &Transition) {
-        circuits(family, transition.from).decrement(1.0);
-        circuits(family, transition.to).increment(1.0);
-        let reason = transition.reason.map_or("none", crate::TripReason::as_str);
-        metrics::counter!("tower_mesh_circuit_transitions_total", "breaker" => name(family),
-            "from" => transition.from.as_str(), "to" => transition.to.as_str(), "reason" => reason)
-        .increment(1);
+        tell(|| {
+            circuits(family, transition.from).decrement(1.0);
+            circuits(family, transition.to).increment(1.0);
+            let reason = transition.reason.map_or("none", crate::TripReason::as_str);
+            metrics::counter!("tower_mesh_circuit_transitions_total", "breaker" => name(family),
+                "from" => transition.from.as_str(), "to" => transition.to.as_str(), "reason" => reason)
+            .increment(1);
+        });
     }
 
     pub(crate) fn refused(family: &Family) {
-        metrics::counter!("tower_mesh_circuit_refused_total", "breaker" => name(family)).increment(1);
+        tell(|| {
+            metrics::counter!("tower_mesh_circuit_refused_total", "breaker" => name(family)).increment(1);
+        });
     }
 }
 

@@ -78,3 +78,35 @@ async fn the_gauges_hold_what_is_and_no_state_that_is_over_and_no_label_is_an_ad
     assert_eq!(recorder.counter("tower_mesh_circuit_refused_total{breaker=users}"), 2);
     assert!(recorder.0.lock().unwrap().keys().all(|name| !name.contains(":1")));
 }
+
+/// Somebody else's code, and wrong.
+struct Panics;
+
+impl metrics::Recorder for Panics {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+        panic!("a recorder's bug")
+    }
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        panic!("a recorder's bug")
+    }
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recorder_that_panics_ends_no_call_no_circuit_and_no_program() {
+    metrics::with_local_recorder(&Panics, || {
+        let layer = BreakerLayer::new(BreakerConfig::default(), ByResult);
+        layer.circuit().trip(now());
+        assert!(layer.circuit().acquire(now()).is_err());
+        let dropped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+            let _circuit = layer;
+            panic!("while unwinding");
+        }));
+        assert_eq!(*dropped.unwrap_err().downcast::<&str>().unwrap(), "while unwinding");
+    });
+}

@@ -100,7 +100,9 @@ impl Calls {
             self.latency.record(took);
             #[cfg(feature = "metrics")]
             if let Some(duration) = self.duration.get() {
-                duration.record(took.as_secs_f64());
+                // The recorder is the user's: what it panics with is not the call's. The observer tells of it, who asks it more.
+                let record = || duration.record(took.as_secs_f64());
+                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(record));
             }
         }
     }
@@ -228,6 +230,21 @@ mod tests {
         }
         assert_eq!(bucket(Duration::MAX), BUCKETS - 1);
         assert_eq!(bucket(Duration::ZERO), 0);
+    }
+
+    #[cfg(feature = "metrics")]
+    #[test]
+    fn a_recorder_that_panics_takes_no_call_with_it() {
+        struct Panics;
+        impl metrics::HistogramFn for Panics {
+            fn record(&self, _: f64) {
+                panic!("a recorder's bug")
+            }
+        }
+        let calls = Calls::default();
+        calls.tell_durations(|| metrics::Histogram::from_arc(Arc::new(Panics)));
+        calls.ended(None, Ended::Well, Some(Duration::from_millis(1)));
+        assert_eq!(calls.latency().unwrap().calls, 1);
     }
 
     #[test]

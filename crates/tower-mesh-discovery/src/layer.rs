@@ -12,11 +12,12 @@ use crate::algorithm::{Algorithm, Choice};
 use crate::balance::Balance;
 use crate::candidates::Picker;
 use crate::config::DiscoveryConfig;
-use crate::driver::{Driver, Source};
+use crate::driver::Driver;
 use crate::event::DiscoveryEvent;
 use crate::in_flight::Rules;
 use crate::plan::Settings;
 use crate::set::{Binding, Set, Shared, Subscriber};
+use crate::source::Source;
 use crate::status::DiscoveryStatus;
 
 /// Finds the endpoints of one service and spreads calls over them.

@@ -23,6 +23,7 @@ mod members;
 mod plan;
 mod rest;
 mod set;
+mod source;
 mod span;
 mod status;
 

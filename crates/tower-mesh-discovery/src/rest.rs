@@ -12,8 +12,8 @@ use tokio::sync::futures::OwnedNotified;
 use tokio::time::Sleep;
 
 use crate::balance::clock;
-use crate::driver::Source;
 use crate::policy::idle::Idle;
+use crate::source::Source;
 
 /// What is asked of the driver, by anybody who has the source.
 #[derive(Default)]

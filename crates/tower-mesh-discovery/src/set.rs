@@ -10,11 +10,11 @@ use tower_mesh_core::sharded::WeakSharded;
 
 use crate::balance::clock;
 use crate::config::DiscoveryConfig;
-use crate::driver::Source;
 use crate::in_flight::Rules;
 use crate::layer::PerEndpoint;
 use crate::members::{Member, Members};
 use crate::plan::{self, Plan, Settings};
+use crate::source::Source;
 
 /// What calls read: replaced as a whole, never changed. Members and services lie apart, so that a pick runs over small, dense entries.
 pub(crate) struct Set<S> {

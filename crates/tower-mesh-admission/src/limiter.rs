@@ -118,12 +118,12 @@ impl Limiter {
         }
     }
 
-    /// Goes by `config` from now on. An adaptive limit goes on from where it is, within its new bounds.
-    pub(crate) fn reload(&self, config: LimitConfig) {
+    /// Goes by `config` from now on. An adaptive limit that `was_on` goes on from where it is, within its new bounds.
+    pub(crate) fn reload(&self, config: LimitConfig, was_on: bool) {
         let mut policy = self.policy();
         let was_fixed = matches!(policy.algorithm, Algorithm::Fixed);
         let same = policy.config.algorithm() == config.algorithm();
-        let from = if was_fixed || !same { config.initial() } else { policy.limit };
+        let from = if !was_on || was_fixed || !same { config.initial() } else { policy.limit };
         let (algorithm, limit) = Algorithm::of(&config, from);
         self.adapts.store(!matches!(algorithm, Algorithm::Fixed), Relaxed);
         self.max_waiting.store(config.max_waiting(), Relaxed);

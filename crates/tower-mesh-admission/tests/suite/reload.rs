@@ -54,6 +54,19 @@ async fn each_part_is_switched_on_and_off() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_limit_that_is_switched_on_begins_with_what_it_was_told_to() {
+    for algorithm in [LimitAlgorithm::Aimd, LimitAlgorithm::Gradient] {
+        let limit = |initial| LimitConfig::builder().algorithm(algorithm).initial(initial).build().unwrap();
+        let layer = AdmissionLayer::new(AdmissionConfig::new(), ByResult);
+        for initial in [50, 30] {
+            layer.reload(limit(initial).into());
+            assert_eq!(layer.snapshot(now()).limit.unwrap().limit, initial, "{algorithm:?}");
+            layer.reload(AdmissionConfig::new());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_adaptive_limit_goes_on_from_where_it_is_within_its_new_bounds() {
     let aimd = |max| {
         let config = LimitConfig::builder().algorithm(LimitAlgorithm::Aimd).initial(2).min(1).max(max);

@@ -1,8 +1,6 @@
 //! The guard over one call.
 
-use std::time::Duration;
-
-use tower_mesh_core::classify::{AbandonedPolicy, Guard, Outcome, Verdict};
+use tower_mesh_core::classify::{AbandonedPolicy, Guard, Outcome, Progress, Verdict};
 use tower_mesh_core::{CallContext, Sharded, Tick};
 
 use crate::service::clock;
@@ -20,8 +18,8 @@ struct Inner {
     shared: Sharded<Shared>,
     number: u32,
     started: Tick,
-    /// How long after the start something last arrived, in milliseconds; 0 if nothing did. Only a streaming response tells. Small, as the guard is moved with each call.
-    progressed_ms: u32,
+    /// Only a streaming response tells.
+    progress: Progress,
 }
 
 impl AdmissionGuard {
@@ -33,7 +31,7 @@ impl AdmissionGuard {
 
     #[inline]
     pub(crate) fn new(shared: Sharded<Shared>, number: u32, started: Tick) -> Self {
-        Self { inner: Some(Inner { shared, number, started, progressed_ms: 0 }) }
+        Self { inner: Some(Inner { shared, number, started, progress: Progress::default() }) }
     }
 }
 
@@ -48,7 +46,7 @@ impl Inner {
 impl Guard for AdmissionGuard {
     fn progress(&mut self) {
         if let Some(inner) = &mut self.inner {
-            inner.progressed_ms = u32::try_from(clock().since(inner.started).as_millis()).unwrap_or(u32::MAX);
+            inner.progress.made(inner.started, clock());
         }
     }
 
@@ -65,7 +63,7 @@ impl Drop for AdmissionGuard {
     fn drop(&mut self) {
         if let Some(inner) = self.inner.take() {
             let now = CallContext::attempt_ended(inner.started, clock);
-            let quiet = now.since(inner.started + Duration::from_millis(inner.progressed_ms.into()));
+            let quiet = inner.progress.quiet(inner.started, now);
             let reason = CallContext::drop_reason_of(inner.started);
             inner.ended(AbandonedPolicy::default().outcome(reason, quiet));
         }

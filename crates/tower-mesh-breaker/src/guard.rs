@@ -1,8 +1,6 @@
 //! The breaker's guard over one call.
 
-use std::time::Duration;
-
-use tower_mesh_core::classify::{Guard, Verdict};
+use tower_mesh_core::classify::{Guard, Progress, Verdict};
 use tower_mesh_core::{CallContext, Tick};
 
 use crate::circuit::Circuit;
@@ -16,19 +14,19 @@ pub struct CircuitGuard {
     /// None once it has been told.
     admission: Option<Admission>,
     started: Tick,
-    /// How long after the start something last arrived, in milliseconds; 0 if nothing did. Only a streaming response tells. Small, as the guard is moved with each call.
-    progressed_ms: u32,
+    /// Only a streaming response tells.
+    progress: Progress,
 }
 
 impl CircuitGuard {
     pub(crate) fn new(circuit: Circuit, admission: Admission, started: Tick) -> Self {
-        Self { circuit, admission: Some(admission), started, progressed_ms: 0 }
+        Self { circuit, admission: Some(admission), started, progress: Progress::default() }
     }
 }
 
 impl Guard for CircuitGuard {
     fn progress(&mut self) {
-        self.progressed_ms = u32::try_from(clock().since(self.started).as_millis()).unwrap_or(u32::MAX);
+        self.progress.made(self.started, clock());
     }
 
     fn finish(mut self, verdict: Verdict) {
@@ -48,7 +46,7 @@ impl Drop for CircuitGuard {
             return;
         }
         let now = CallContext::attempt_ended(self.started, clock);
-        let quiet = now.since(self.started + Duration::from_millis(self.progressed_ms.into()));
+        let quiet = self.progress.quiet(self.started, now);
         let reason = CallContext::drop_reason_of(self.started);
         let outcome = self.circuit.config().abandoned().outcome(reason, quiet);
         self.circuit.release(

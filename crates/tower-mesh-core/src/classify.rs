@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::context::DropReason;
 use crate::error::{BoxError, Judged};
+use crate::tick::Tick;
 
 /// What an attempt means to the layers that count it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -241,6 +242,28 @@ impl AbandonedPolicy {
             DropReason::HedgeLost => Outcome::Ignored,
             DropReason::CallerGone if quiet > self.stalled_after => Outcome::Failure(Origin::Local),
             DropReason::CallerGone => Outcome::Ignored,
+        }
+    }
+}
+
+/// When something of a response last arrived: small, as it rides with each call in a guard.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Progress {
+    /// Milliseconds from the start of the call; 0 if nothing did.
+    after_ms: u32,
+}
+
+impl Progress {
+    /// Something has arrived at `now`, of a call that began at `started`.
+    pub fn made(&mut self, started: Tick, now: Tick) {
+        self.after_ms = u32::try_from(now.since(started).as_millis()).unwrap_or(u32::MAX);
+    }
+
+    /// For how long nothing has arrived, for an [`AbandonedPolicy`]; no time at all where something has after more than 49 days, which is as far as this counts.
+    pub fn quiet(self, started: Tick, now: Tick) -> Duration {
+        match self.after_ms {
+            u32::MAX => Duration::ZERO,
+            after => now.since(started + Duration::from_millis(after.into())),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tower_mesh_core::classify::{AbandonedPolicy, Guard, Outcome, Verdict};
+use tower_mesh_core::classify::{AbandonedPolicy, Guard, Outcome, Progress, Verdict};
 use tower_mesh_core::ewma::Decay;
 use tower_mesh_core::{CallContext, CallEnd, EndpointHandle, LatencyEpoch, Tick};
 
@@ -18,8 +18,8 @@ pub struct InFlight {
     handle: EndpointHandle,
     epoch: LatencyEpoch,
     started: Tick,
-    /// How long after the start something last arrived, in milliseconds; 0 if nothing did. Only a streaming response tells. Small, as the guard is moved with each call.
-    progressed_ms: u32,
+    /// Only a streaming response tells.
+    progress: Progress,
     rules: Rules,
     finished: bool,
 }
@@ -54,7 +54,14 @@ impl Rules {
 impl InFlight {
     pub(crate) fn new(handle: EndpointHandle, started: Tick, rules: Rules) -> Self {
         handle.started();
-        Self { epoch: handle.latency_epoch(), handle, started, progressed_ms: 0, rules, finished: false }
+        Self {
+            epoch: handle.latency_epoch(),
+            handle,
+            started,
+            progress: Progress::default(),
+            rules,
+            finished: false,
+        }
     }
 
     /// Failure is not speed: a failed call counts as at least the penalty, or as long as the server asked us to stay away.
@@ -76,7 +83,7 @@ impl InFlight {
 
 impl Guard for InFlight {
     fn progress(&mut self) {
-        self.progressed_ms = u32::try_from(clock().since(self.started).as_millis()).unwrap_or(u32::MAX);
+        self.progress.made(self.started, clock());
     }
 
     fn finish(mut self, verdict: Verdict) {
@@ -93,7 +100,7 @@ impl Drop for InFlight {
             return;
         }
         let now = CallContext::attempt_ended(self.started, clock);
-        let quiet = now.since(self.started + Duration::from_millis(self.progressed_ms.into()));
+        let quiet = self.progress.quiet(self.started, now);
         let outcome = self.rules.abandoned().outcome(CallContext::drop_reason_of(self.started), quiet);
         self.observe(now, outcome, None);
         self.handle.finished(CallEnd::Abandoned);

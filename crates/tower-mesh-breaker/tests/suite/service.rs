@@ -7,7 +7,7 @@ use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok};
 use tower::ServiceExt;
 use tower_layer::Layer;
 use tower_mesh_breaker::{Breaker, BreakerConfig, BreakerLayer, Circuit, CircuitOpen, State};
-use tower_mesh_core::classify::{self, ByResult, Origin, Outcome, Retry, Verdict, judge};
+use tower_mesh_core::classify::{self, ByResult, Guard, Origin, Outcome, Retry, Verdict, judge};
 use tower_mesh_core::{BoxError, CallContext, Classify, DropReason, EndpointHandle, Reason, error};
 use tower_service::Service;
 
@@ -239,6 +239,36 @@ async fn a_dropped_call_counts_by_why_and_after_how_long_it_was_dropped() {
         let found = circuit.snapshot(now()).counts;
         let expected = u64::from(counts);
         assert_eq!((found.total, found.failed), (expected, expected), "{reason:?} after {after:?}");
+    }
+}
+
+/// A response whose guard hears of its end when it is dropped.
+#[derive(Clone)]
+struct Streaming;
+
+impl Classify<()> for Streaming {
+    type Response<G: Guard> = G;
+
+    fn head(&self, _: Result<&(), &(dyn std::error::Error + 'static)>) -> Verdict {
+        Verdict::UNDECIDED
+    }
+
+    fn attach<G: Guard>(&self, (): (), _: Verdict, guard: G) -> G {
+        guard
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_its_reader_closes_is_no_failure_however_long_it_was() {
+    let day = Duration::from_secs(86_400);
+    for days in [1, 49, 50, 400] {
+        let layer = BreakerLayer::new(BreakerConfig::default(), Streaming);
+        let mut stream = layer.layer(Inner::default()).oneshot(Ask::Succeed).await.unwrap();
+        tokio::time::advance(days * day).await;
+        stream.progress();
+        tokio::time::advance(499 * MS).await;
+        drop(stream);
+        assert_eq!(layer.circuit().snapshot(now()).counts.failed, 0, "after {days} days");
     }
 }
 

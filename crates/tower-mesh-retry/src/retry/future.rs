@@ -330,15 +330,15 @@ where
         let after = match decision {
             Decision::Retry { after } => after,
             Decision::Stop(reason) => {
-                // With the copy that is not sent: a body that is still being read is then read to its end.
-                drop((again, next));
+                // With the copy that is not sent: a body that is still being read is then read to its end. And with what may wait for a place to become ready.
+                drop((again, next, retrying.inner.take()));
                 return Some(self.give_up(reason, &parts, now, verdict, result));
             }
         };
         let permit = match parts.budget.try_withdraw(now) {
             Ok(permit) => permit,
             Err(denied) => {
-                drop((again, next));
+                drop((again, next, retrying.inner.take()));
                 return Some(self.give_up(denied.into(), &parts, now, verdict, result));
             }
         };

@@ -614,3 +614,15 @@ async fn retries_can_be_a_share_of_the_calls_under_way() {
     drop(calls);
     assert_eq!(layer.get_budget().snapshot(clock()).balance, 1, "all of them are gone");
 }
+
+#[tokio::test(start_paused = true)]
+async fn with_its_answer_a_call_keeps_nothing_that_waits_for_another_attempt() {
+    let never_again = |asked| if asked == 1 { Poll::Ready(Ok(())) } else { Poll::Pending };
+    let inner = Inner::<(), ()>::with_readiness(never_again, |n, ()| async move { down(n) });
+    let mut service = layer(exact().max_attempts(2)).layer(inner.clone());
+    let values = inner.values();
+    let mut call = Box::pin(service.ready().await.unwrap().call(()));
+    let error = (&mut call).await.unwrap_err();
+    assert!(find::<NotReady>(&*error).is_some(), "{error}");
+    assert_eq!(inner.values(), values, "what waits in a queue would keep its place");
+}

@@ -57,6 +57,18 @@ impl<'a> Table<'a> {
         self.child(key, self.path_of(key))
     }
 
+    /// A table below this one, in whose place somebody may have put a secret: what stands there and is no table is not shown, and makes the table wrong.
+    pub(super) fn secret_table(&mut self, key: &'static str) -> Table<'a> {
+        match self.take(key) {
+            None | Some(Value::Object(_) | Value::Null) => self.table(key),
+            Some(_) => {
+                let path = self.path_of(key);
+                let mistakes = vec![Mistake::new(path.clone(), "no table", "a table")];
+                Table { path, values: None, known: BTreeSet::new(), mistakes, shape: None }
+            }
+        }
+    }
+
     /// Whether a field is there.
     pub(super) fn has(&mut self, key: &'static str) -> bool {
         self.known.insert(key);

@@ -224,6 +224,17 @@ mod on {
         let shown = format!("{error} {error:?}");
         assert!(!shown.contains("c2VjcmV0") && !shown.contains("two words"), "{shown}");
 
+        // Where the table should be, it is shown as little.
+        for (text, field) in [
+            ("defaults.credentials = \"c2VjcmV0\"", "defaults.credentials"),
+            ("[services.a]\nendpoints = [\"a:1\"]\ncredentials = \"c2VjcmV0\"", "services.a.credentials"),
+        ] {
+            let error = Config::from_toml(text).unwrap_err();
+            let [mistake] = error.mistakes() else { panic!("{error}") };
+            assert_eq!((mistake.field(), mistake.found()), (field, "no table"));
+            assert!(!format!("{error} {error:?}").contains("c2VjcmV0"), "{error}");
+        }
+
         let wrong = "[defaults.credentials]\nbearer_env = \"X\"\nreload = \"1s\"\n[services.a]\nendpoints = [\"a:1\"]\n[services.b]\nendpoints = [\"b:1\"]\ncredentials.reload = \"2s\"";
         let error = Mesh::builder().config_toml(wrong).build().unwrap_err();
         let fields: Vec<_> = error.mistakes().iter().map(|mistake| mistake.field()).collect();

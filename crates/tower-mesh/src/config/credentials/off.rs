@@ -19,7 +19,7 @@ pub(in crate::config) struct Credentials {}
 impl Credentials {
     pub(in crate::config) fn read_defaults(&mut self, table: &mut Table<'_>) {
         if table.has("credentials") {
-            let mut part = table.table("credentials");
+            let mut part = table.secret_table("credentials");
             part.refuse("nothing: this build knows no credentials (feature credentials)");
             table.absorb(part);
         }

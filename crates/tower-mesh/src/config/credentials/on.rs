@@ -44,7 +44,7 @@ pub(in crate::config) struct Credentials {
 impl Credentials {
     /// Takes in what stands under `defaults`. What is wrong there is told once, and counts as if nothing had been said.
     pub(in crate::config) fn read_defaults(&mut self, table: &mut Table<'_>) {
-        let mut part = table.table("credentials");
+        let mut part = table.secret_table("credentials");
         self.take_in(&mut part);
         if part.is_wrong() {
             *self = Self { told: true, ..Self::default() };
@@ -55,7 +55,7 @@ impl Credentials {
     /// Those of one service.
     pub(in crate::config) fn read(mut self, table: &mut Table<'_>) -> Option<CredentialsConfig> {
         let present = table.has("credentials");
-        let mut part = table.table("credentials");
+        let mut part = table.secret_table("credentials");
         self.take_in(&mut part);
         if present && self.source.is_none() && !self.told && !part.is_wrong() {
             part.mistake("bearer_file", "nothing", "a path, or a variable's name as bearer_env");

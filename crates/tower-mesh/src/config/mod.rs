@@ -99,8 +99,8 @@
 //! port = 9000                      # and host
 //! ```
 //!
-//! In JSON and YAML the tables and fields are the same. Of YAML nothing is taken that a reader could miss: one document, names that are texts, no field twice, no tags, no
-//! merged keys (`<<`), and a table without anything in it is `{}`, since what stands there empty is `null` and refused:
+//! In JSON and YAML the tables and fields are the same. Of YAML nothing is taken that a reader could miss: one document, names that are texts, no field twice, no tags of one's own (`!name`; of
+//! YAML's, `!!str` and the like, a scalar is read by, and others mean nothing), no merged keys (`<<`), and a table without anything in it is `{}`, since what stands there empty is `null` and refused:
 //!
 //! ```yaml
 //! services:

@@ -171,6 +171,22 @@ services:
         }
     }
 
+    #[test]
+    fn a_tag_of_yamls_own_says_at_most_how_a_scalar_is_read() {
+        for (tagged, plain) in [
+            ("identity: !!str 5", "identity: '5'"),
+            ("identity: !!binary WA==", "identity: WA=="),
+            ("services: !!map {}", "services: {}"),
+            (
+                "services: { a: { endpoints: !!seq [a:1], required: !!bool \"false\" } }",
+                "services: { a: { endpoints: [a:1], required: false } }",
+            ),
+        ] {
+            let read = |text: &str| format!("{:?}", Config::from_yaml(text).unwrap());
+            assert_eq!(read(tagged), read(plain));
+        }
+    }
+
     /// A few lines that would be gigabytes, or that lead deeper than any stack.
     #[test]
     fn what_grows_without_bound_is_refused() {

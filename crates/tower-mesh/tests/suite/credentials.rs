@@ -33,6 +33,7 @@ mod on {
     use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
     use crate::backend::{client, nobody};
+    use crate::inner::listen;
 
     /// Answers with what the caller was authorized by.
     async fn doorkeeper() -> SocketAddr {
@@ -380,7 +381,7 @@ mod on {
         const FIRST: &str = "Zmlyc3Qtc2VjcmV0";
         const SECOND: &str = "c2Vjb25kLXNlY3JldA";
         let log = Log::default();
-        let _logged = tracing::subscriber::set_default(tracing_subscriber::registry().with(log.clone()));
+        let _logged = listen(tracing_subscriber::registry().with(log.clone()));
         let (at, file) = (doorkeeper().await, File::new("told", FIRST));
         let gone = nobody().await;
         let text = format!(

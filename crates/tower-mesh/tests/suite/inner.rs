@@ -136,3 +136,10 @@ pub(crate) async fn tasks() -> usize {
     }
     tokio::runtime::Handle::current().metrics().num_alive_tasks()
 }
+
+/// Takes in what this thread logs, until it is dropped. While a process has one subscriber alone, a line that another thread comes by first, where nobody listens, is of no
+/// interest to it either: so there is a second.
+pub(crate) fn listen(subscriber: impl ::tracing::Subscriber + Send + Sync) -> impl Sized {
+    let second = ::tracing::Dispatch::new(::tracing::subscriber::NoSubscriber::new());
+    (::tracing::subscriber::set_default(subscriber), second)
+}

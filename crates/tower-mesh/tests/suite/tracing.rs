@@ -18,7 +18,7 @@ use tracing::{Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::inner::{Query, Rows, query, tasks};
+use crate::inner::{Query, Rows, listen, query, tasks};
 
 /// A span as it was when it closed.
 #[derive(Debug, Clone, Default)]
@@ -96,7 +96,7 @@ fn answer(
 #[tokio::test(start_paused = true)]
 async fn a_call_and_its_attempts_are_spans_with_stable_fields() {
     let collect = Collect::default();
-    let _collecting = tracing::subscriber::set_default(tracing_subscriber::registry().with(collect.clone()));
+    let _collecting = listen(tracing_subscriber::registry().with(collect.clone()));
     let mesh = Mesh::builder().config_toml(CONFIG).build().unwrap();
     let first = Arc::new(Mutex::new(None));
     let service =

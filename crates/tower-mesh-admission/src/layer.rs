@@ -27,8 +27,29 @@ pub struct AdmissionLayer<C> {
 /// What a layer, its clones and the layers of its endpoints share.
 struct Common {
     config: Mutex<AdmissionConfig>,
-    /// By the endpoint's key. Weak: what is counted goes with the services of its endpoint.
-    endpoints: Mutex<HashMap<u32, (EndpointId, WeakSharded<Shared>)>>,
+    endpoints: Mutex<Known>,
+}
+
+/// Those of endpoints by their key. Weak: what is counted goes with the services of its endpoint.
+#[derive(Default)]
+struct Known {
+    endpoints: HashMap<u32, (EndpointId, WeakSharded<Shared>)>,
+    /// With as many, those that are gone are taken out.
+    sweep_at: usize,
+}
+
+impl Known {
+    /// So many that are gone may stay, beside as many as were there at the last sweep.
+    const SLACK: usize = 32;
+
+    fn insert(&mut self, endpoint: &EndpointHandle, shared: &Sharded<Shared>) {
+        // Not each time: to add so many endpoints would take their number squared.
+        if self.endpoints.len() >= self.sweep_at {
+            self.endpoints.retain(|_, (_, shared)| shared.is_alive());
+            self.sweep_at = 2 * self.endpoints.len() + Self::SLACK;
+        }
+        self.endpoints.insert(endpoint.key(), (endpoint.id().clone(), shared.downgrade()));
+    }
 }
 
 impl<C> AdmissionLayer<C> {
@@ -47,16 +68,15 @@ impl<C> AdmissionLayer<C> {
     where
         C: Clone,
     {
-        let mut endpoints = lock(&self.common.endpoints);
-        let known = endpoints.get(&endpoint.key()).and_then(|(_, shared)| shared.upgrade());
-        let shared = known.unwrap_or_else(|| {
-            endpoints.retain(|_, (_, shared)| shared.is_alive());
+        let mut known = lock(&self.common.endpoints);
+        let shared = known.endpoints.get(&endpoint.key()).and_then(|(_, shared)| shared.upgrade());
+        let shared = shared.unwrap_or_else(|| {
             // Under the lock of the endpoints: a reload sees this one, or this the reload's configuration.
             let shared = Sharded::new(Shared::new(self.config(), clock()));
-            endpoints.insert(endpoint.key(), (endpoint.id().clone(), shared.downgrade()));
+            known.insert(endpoint, &shared);
             shared
         });
-        drop(endpoints);
+        drop(known);
         Self { common: self.common.clone(), shared, classifier: self.classifier.clone(), watching: true }
     }
 
@@ -76,9 +96,9 @@ impl<C> AdmissionLayer<C> {
     pub fn reload(&self, config: AdmissionConfig) {
         let now = clock();
         let watched: Vec<_> = {
-            let endpoints = lock(&self.common.endpoints);
+            let known = lock(&self.common.endpoints);
             *lock(&self.common.config) = config;
-            endpoints.values().filter_map(|(_, shared)| shared.upgrade()).collect()
+            known.endpoints.values().filter_map(|(_, shared)| shared.upgrade()).collect()
         };
         self.shared.reload(config, now);
         watched.iter().for_each(|shared| shared.reload(config, now));
@@ -92,6 +112,7 @@ impl<C> AdmissionLayer<C> {
     /// The same for each endpoint that is watched, in no order.
     pub fn endpoints(&self, now: Tick) -> Vec<(EndpointId, AdmissionSnapshot)> {
         let alive: Vec<_> = lock(&self.common.endpoints)
+            .endpoints
             .values()
             .filter_map(|(id, shared)| Some((id.clone(), shared.upgrade()?)))
             .collect();
@@ -118,4 +139,30 @@ impl<C> fmt::Debug for AdmissionLayer<C> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use tower_mesh_core::classify::ByResult;
+
+    use super::*;
+
+    #[test]
+    fn what_is_counted_goes_with_its_endpoint_and_looking_for_what_is_gone_is_not_done_each_time() {
+        let layer = AdmissionLayer::new(AdmissionConfig::new(), ByResult);
+        let watch = |n: usize| layer.watching(&EndpointHandle::new(format!("h{n}:1").parse().unwrap()));
+        let sweep_at = || lock(&layer.common.endpoints).sweep_at;
+        let kept = watch(0);
+        for n in 1..1000 {
+            assert_eq!(layer.endpoints(clock()).len(), 1);
+            watch(n);
+        }
+        assert!(lock(&layer.common.endpoints).endpoints.len() <= Known::SLACK + 2, "nothing to speak of");
+        let mut sweeps = vec![sweep_at()];
+        let many: Vec<_> = (1000..11_000).map(|n| (watch(n), sweeps.push(sweep_at()))).collect();
+        sweeps.dedup();
+        assert!(sweeps.len() < 15, "{sweeps:?}");
+        assert_eq!(layer.endpoints(clock()).len(), many.len() + 1);
+        drop(kept);
+    }
 }

@@ -46,7 +46,7 @@ struct Known {
 }
 
 impl Known {
-    /// So many that are gone may stay.
+    /// So many that are gone may stay, beside as many as were there at the last sweep.
     const SLACK: usize = 32;
 
     fn insert(&mut self, key: u32, circuit: &Circuit) {

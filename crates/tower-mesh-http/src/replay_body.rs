@@ -101,6 +101,14 @@ enum Piece {
 }
 
 impl Piece {
+    /// None of a frame of a kind that is not known yet.
+    fn of<D: Buf>(frame: Frame<D>) -> Option<Self> {
+        match frame.into_data() {
+            Ok(mut data) => Some(Self::Data(data.copy_to_bytes(data.remaining()))),
+            Err(frame) => frame.into_trailers().ok().map(Self::Trailers),
+        }
+    }
+
     fn size(&self) -> usize {
         let size = match self {
             Self::Data(data) => data.len(),
@@ -290,11 +298,12 @@ where
         earlier.into_iter().for_each(Waker::wake);
         let mut lent = Lent { shared, source: Some(source) };
         let polled = lent.source.as_mut().map(|source| source.as_mut().poll_frame(cx));
-        let polled = polled.expect("it is lent until this is dropped");
+        // A piece is read before the lock is taken: it is the user's code that does it.
+        let polled = polled.expect("it is lent until this is dropped").map_ok(Piece::of);
         let at_end = lent.source.as_ref().is_some_and(|source| source.is_end_stream());
 
         let mut inner = shared.lock();
-        let frame = match polled {
+        let piece = match polled {
             Poll::Pending => {
                 if inner.waiting.as_ref().is_none_or(|waiting| !waiting.will_wake(cx.waker())) {
                     inner.waiting = Some(cx.waker().clone());
@@ -312,11 +321,7 @@ where
                 drop(forgotten);
                 return Poll::Ready(Some(Err(error.into())));
             }
-            Poll::Ready(Some(Ok(frame))) => frame,
-        };
-        let piece = match frame.into_data() {
-            Ok(mut data) => Some(Piece::Data(data.copy_to_bytes(data.remaining()))),
-            Err(frame) => frame.into_trailers().ok().map(Piece::Trailers),
+            Poll::Ready(Some(Ok(piece))) => piece,
         };
         if at_end || matches!(piece, Some(Piece::Trailers(_))) {
             inner.end = End::Reached;
@@ -326,7 +331,7 @@ where
         drop((forgotten, lent));
         match piece {
             Some(piece) => Poll::Ready(Some(Ok(this.give(piece)))),
-            // A frame of a kind that is not known yet: left out.
+            // Left out.
             None => Pin::new(this).poll_frame(cx),
         }
     }

@@ -514,3 +514,45 @@ async fn only_what_is_complete_is_hedged() {
     feed.data("begins");
     assert!(hedged(&feed).await.is_none(), "a second attempt would have taken the stream from the first");
 }
+
+/// A piece that looks at the body it is of while it is read.
+struct Nosy(Bytes, Arc<Mutex<Option<ReplayBody<Once>>>>);
+
+impl bytes::Buf for Nosy {
+    fn remaining(&self) -> usize {
+        let copy = self.1.lock().unwrap();
+        self.0.len() + copy.as_ref().map_or(0, ReplayBody::kept)
+    }
+    fn chunk(&self) -> &[u8] {
+        &self.0
+    }
+    fn advance(&mut self, count: usize) {
+        self.0.advance(count);
+    }
+}
+
+struct Once(Option<Nosy>);
+
+impl Body for Once {
+    type Data = Nosy;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Nosy>, BoxError>>> {
+        Poll::Ready(self.get_mut().0.take().map(|nosy| Ok(Frame::data(nosy))))
+    }
+}
+
+#[test]
+fn a_piece_is_read_without_the_lock() {
+    let (told, hears) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let copy = Arc::new(Mutex::new(None));
+        let body = ReplayBody::new(Once(Some(Nosy("piece".into(), copy.clone()))));
+        let request = Request::put("/").body(body).unwrap();
+        *copy.lock().unwrap() = Classifier::default().copy(&request).map(Request::into_body);
+        let mut reader = task::spawn(request.into_body());
+        let frame = assert_ready!(reader.enter(|cx, body| body.poll_frame(cx))).unwrap().unwrap();
+        told.send(frame.into_data().unwrap()).unwrap();
+    });
+    assert_eq!(hears.recv_timeout(Duration::from_secs(10)).as_deref(), Ok(&b"piece"[..]), "else it hangs");
+}

@@ -118,7 +118,7 @@ impl Limiter {
         }
     }
 
-    /// Goes by `config` from now on. An adaptive limit that `was_on` goes on from where it is, within its new bounds.
+    /// Goes by `config` from now on. An adaptive limit that `was_on` goes on from where it is, within its new bounds. [`Gate::hand_over`] is to follow, once no lock is held.
     pub(crate) fn reload(&self, config: LimitConfig, was_on: bool) {
         let mut policy = self.policy();
         let was_fixed = matches!(policy.algorithm, Algorithm::Fixed);
@@ -129,8 +129,6 @@ impl Limiter {
         self.max_waiting.store(config.max_waiting(), Relaxed);
         *policy = Policy { config, algorithm, limit };
         self.gate.set_places(places(&config, limit));
-        drop(policy);
-        self.gate.hand_over();
     }
 
     pub(crate) fn limit(&self) -> u32 {

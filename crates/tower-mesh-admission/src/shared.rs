@@ -105,6 +105,9 @@ impl Shared {
         self.limits.store(config.get_limit().is_some(), Relaxed);
         self.throttles.store(config.get_success_rate().is_some(), Relaxed);
         *current = config;
+        drop(current);
+        // Wakes who waits: after the lock.
+        self.limiter.gate().hand_over();
     }
 
     pub(crate) fn snapshot(&self, now: Tick) -> AdmissionSnapshot {

@@ -1,5 +1,10 @@
 //! Another configuration while it is in use.
 
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::task::{Context, Wake, Waker};
+use std::time::Duration;
+
 use tower::{Layer, ServiceExt};
 use tower_mesh_admission::{AdmissionConfig, AdmissionLayer, LimitAlgorithm, LimitConfig, SuccessRateConfig};
 use tower_mesh_core::EndpointHandle;
@@ -31,6 +36,36 @@ async fn a_limit_changes_under_calls_that_are_under_way_and_wakes_who_waits() {
         drop(second);
         assert_eq!(third.wakes(), 1);
     }
+}
+
+/// A task that looks at the limit as soon as it is woken.
+struct Looks(AdmissionLayer<ByResult>, Sender<u32>);
+
+impl Wake for Looks {
+    fn wake(self: Arc<Self>) {
+        let _ = self.1.send(self.0.snapshot(now()).limit.map_or(0, |limit| limit.in_flight));
+    }
+}
+
+#[test]
+fn who_waits_is_woken_under_no_lock() {
+    let (told, hears) = channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let _entered = runtime.enter();
+        let queue = |limit| {
+            let config = LimitConfig::builder().algorithm(LimitAlgorithm::Fixed).initial(limit);
+            AdmissionConfig::from(config.max_waiting(5).build().unwrap())
+        };
+        let layer = AdmissionLayer::new(queue(1), ByResult);
+        let service = layer.layer(sleeper());
+        let looks = Waker::from(Arc::new(Looks(layer.clone(), told)));
+        let cx = &mut Context::from_waker(&looks);
+        let mut calls = [10, 10].map(|time| Box::pin(service.clone().oneshot(time)));
+        assert!(calls.iter_mut().all(|call| call.as_mut().poll(cx).is_pending()));
+        layer.reload(queue(2));
+    });
+    assert_eq!(hears.recv_timeout(Duration::from_secs(10)), Ok(2), "else it hangs");
 }
 
 #[tokio::test(start_paused = true)]

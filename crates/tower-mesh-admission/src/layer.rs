@@ -91,7 +91,7 @@ impl<C> AdmissionLayer<C> {
         *lock(&self.common.config)
     }
 
-    /// Goes by `config` from now on, with all endpoints watched through it or its clones, and those to come. Calls under way stay; an adaptive limit goes on from where it is,
+    /// Goes by `config` from now on, with all endpoints watched through it or its clones, and those to come. Calls under way stay; who waits is admitted where there is no limit any more; an adaptive limit goes on from where it is,
     /// within its new bounds, or begins anew if there was none, and what was counted of successes stays unless the window is another.
     pub fn reload(&self, config: AdmissionConfig) {
         let now = clock();

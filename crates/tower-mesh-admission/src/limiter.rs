@@ -131,6 +131,15 @@ impl Limiter {
         self.gate.set_places(places(&config, limit));
     }
 
+    /// Has room for everybody until the next [`reload`](Self::reload). [`Gate::hand_over`] is to follow.
+    pub(crate) fn open(&self) {
+        let mut policy = self.policy();
+        // Calls that end from now on move nothing.
+        policy.algorithm = Algorithm::Fixed;
+        self.adapts.store(false, Relaxed);
+        self.gate.set_places([u32::MAX; 3]);
+    }
+
     pub(crate) fn limit(&self) -> u32 {
         self.policy().limit
     }

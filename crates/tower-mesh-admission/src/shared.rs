@@ -96,8 +96,9 @@ impl Shared {
 
     pub(crate) fn reload(&self, config: AdmissionConfig, now: Tick) {
         let mut current = self.config.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(limit) = config.get_limit() {
-            self.limiter.reload(limit, current.get_limit().is_some());
+        match config.get_limit() {
+            Some(limit) => self.limiter.reload(limit, current.get_limit().is_some()),
+            None => self.limiter.open(),
         }
         if let Some(success_rate) = config.get_success_rate() {
             self.throttle.reload(success_rate, now);

@@ -38,6 +38,28 @@ async fn a_limit_changes_under_calls_that_are_under_way_and_wakes_who_waits() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_place_is_admitted_when_the_limit_is_switched_off() {
+    let queue = LimitConfig::builder().algorithm(LimitAlgorithm::Fixed).initial(1).max_waiting(5);
+    let queue = AdmissionConfig::from(queue.build().unwrap());
+    let layer = AdmissionLayer::new(queue, ByResult);
+    let service = layer.layer(sleeper());
+    let call = || Stepped::new(service.clone().oneshot(10));
+    let (mut first, mut second, mut third) = (call(), call(), call());
+    assert!(first.poll().is_pending() && second.poll().is_pending() && third.poll().is_pending());
+    layer.reload(AdmissionConfig::new());
+    assert_eq!((second.wakes(), third.wakes()), (1, 1), "there is nothing to wait for");
+    assert!(second.poll().is_pending() && third.poll().is_pending());
+    tokio::time::advance(ms(10)).await;
+    assert!([first, second, third].iter_mut().all(|call| call.poll().is_ready()));
+
+    layer.reload(queue);
+    assert_eq!(layer.snapshot(now()).limit.unwrap().in_flight, 0);
+    let (mut first, mut second) = (call(), call());
+    assert!(first.poll().is_pending() && second.poll().is_pending());
+    assert_eq!(layer.snapshot(now()).limit.unwrap().waiting, 1, "the limit is what it was");
+}
+
 /// A task that looks at the limit as soon as it is woken.
 struct Looks(AdmissionLayer<ByResult>, Sender<u32>);
 

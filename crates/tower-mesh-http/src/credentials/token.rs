@@ -216,6 +216,7 @@ mod tests {
         let error = BearerToken::from_env("MESH_NO_SUCH_VARIABLE").unwrap_err();
         assert_eq!(error.to_string(), "the environment's variable MESH_NO_SUCH_VARIABLE: it is not set");
     }
+
     #[test]
     fn a_file_that_is_still_being_read_does_not_displace_what_was_taken_over() {
         let path = std::env::temp_dir().join(format!("mesh-token-taken-over-{}", std::process::id()));

@@ -72,6 +72,7 @@ impl<'de> Visitor<'de> for AnyValue {
         }
         Ok(Value::Object(values))
     }
+
     fn visit_enum<A: EnumAccess<'de>>(self, _: A) -> Result<Value, A::Error> {
         Err(A::Error::custom("a tag means nothing here"))
     }

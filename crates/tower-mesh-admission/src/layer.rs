@@ -1,12 +1,11 @@
 //! The layer that puts admission around a service.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tower_layer::Layer;
 use tower_mesh_core::sharded::WeakSharded;
-use tower_mesh_core::{EndpointHandle, EndpointId, Sharded, Tick};
+use tower_mesh_core::{ByEndpoint, EndpointHandle, EndpointId, Sharded, Tick};
 
 use crate::config::AdmissionConfig;
 use crate::service::{Admission, clock};
@@ -27,29 +26,8 @@ pub struct AdmissionLayer<C> {
 /// What a layer, its clones and the layers of its endpoints share.
 struct Common {
     config: Mutex<AdmissionConfig>,
-    endpoints: Mutex<Known>,
-}
-
-/// Those of endpoints by their key. Weak: what is counted goes with the services of its endpoint.
-#[derive(Default)]
-struct Known {
-    endpoints: HashMap<u32, (EndpointId, WeakSharded<Shared>)>,
-    /// With as many, those that are gone are taken out.
-    sweep_at: usize,
-}
-
-impl Known {
-    /// So many that are gone may stay, beside as many as were there at the last sweep.
-    const SLACK: usize = 32;
-
-    fn insert(&mut self, endpoint: &EndpointHandle, shared: &Sharded<Shared>) {
-        // Not each time: to add so many endpoints would take their number squared.
-        if self.endpoints.len() >= self.sweep_at {
-            self.endpoints.retain(|_, (_, shared)| shared.is_alive());
-            self.sweep_at = 2 * self.endpoints.len() + Self::SLACK;
-        }
-        self.endpoints.insert(endpoint.key(), (endpoint.id().clone(), shared.downgrade()));
-    }
+    /// What is counted goes with the services of its endpoint.
+    endpoints: Mutex<ByEndpoint<(EndpointId, WeakSharded<Shared>)>>,
 }
 
 impl<C> AdmissionLayer<C> {
@@ -69,11 +47,13 @@ impl<C> AdmissionLayer<C> {
         C: Clone,
     {
         let mut known = lock(&self.common.endpoints);
-        let shared = known.endpoints.get(&endpoint.key()).and_then(|(_, shared)| shared.upgrade());
+        let shared = known.get(endpoint).and_then(|(_, shared)| shared.upgrade());
         let shared = shared.unwrap_or_else(|| {
             // Under the lock of the endpoints: a reload sees this one, or this the reload's configuration.
             let shared = Sharded::new(Shared::new(self.config(), clock()));
-            known.insert(endpoint, &shared);
+            known.insert(endpoint, (endpoint.id().clone(), shared.downgrade()), |(_, shared)| {
+                shared.is_alive()
+            });
             shared
         });
         drop(known);
@@ -95,10 +75,10 @@ impl<C> AdmissionLayer<C> {
     /// within its new bounds, or begins anew if there was none, and what was counted of successes stays unless the window is another.
     pub fn reload(&self, config: AdmissionConfig) {
         let now = clock();
-        let watched: Vec<_> = {
-            let known = lock(&self.common.endpoints);
+        let watched = {
+            let mut known = lock(&self.common.endpoints);
             *lock(&self.common.config) = config;
-            known.endpoints.values().filter_map(|(_, shared)| shared.upgrade()).collect()
+            known.alive(|(_, shared)| shared.upgrade())
         };
         self.shared.reload(config, now);
         watched.iter().for_each(|shared| shared.reload(config, now));
@@ -111,11 +91,7 @@ impl<C> AdmissionLayer<C> {
 
     /// The same for each endpoint that is watched, in no order.
     pub fn endpoints(&self, now: Tick) -> Vec<(EndpointId, AdmissionSnapshot)> {
-        let alive: Vec<_> = lock(&self.common.endpoints)
-            .endpoints
-            .values()
-            .filter_map(|(id, shared)| Some((id.clone(), shared.upgrade()?)))
-            .collect();
+        let alive = lock(&self.common.endpoints).alive(|(id, shared)| Some((id.clone(), shared.upgrade()?)));
         alive.into_iter().map(|(id, shared)| (id, shared.snapshot(now))).collect()
     }
 }
@@ -139,30 +115,4 @@ impl<C> fmt::Debug for AdmissionLayer<C> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use tower_mesh_core::classify::ByResult;
-
-    use super::*;
-
-    #[test]
-    fn what_is_counted_goes_with_its_endpoint_and_looking_for_what_is_gone_is_not_done_each_time() {
-        let layer = AdmissionLayer::new(AdmissionConfig::new(), ByResult);
-        let watch = |n: usize| layer.watching(&EndpointHandle::new(format!("h{n}:1").parse().unwrap()));
-        let sweep_at = || lock(&layer.common.endpoints).sweep_at;
-        let kept = watch(0);
-        for n in 1..1000 {
-            assert_eq!(layer.endpoints(clock()).len(), 1);
-            watch(n);
-        }
-        assert!(lock(&layer.common.endpoints).endpoints.len() <= Known::SLACK + 2, "nothing to speak of");
-        let mut sweeps = vec![sweep_at()];
-        let many: Vec<_> = (1000..11_000).map(|n| (watch(n), sweeps.push(sweep_at()))).collect();
-        sweeps.dedup();
-        assert!(sweeps.len() < 15, "{sweeps:?}");
-        assert_eq!(layer.endpoints(clock()).len(), many.len() + 1);
-        drop(kept);
-    }
 }

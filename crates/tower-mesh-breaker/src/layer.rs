@@ -1,12 +1,11 @@
 //! The layer that puts a breaker around a service.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tower_layer::Layer;
-use tower_mesh_core::EndpointHandle;
+use tower_mesh_core::{ByEndpoint, EndpointHandle};
 
 use crate::circuit::{Circuit, CircuitEvent, Family, Inner};
 use crate::config::BreakerConfig;
@@ -31,32 +30,8 @@ pub struct BreakerLayer<C> {
 struct Common {
     config: Mutex<Arc<BreakerConfig>>,
     family: Arc<Family>,
-    endpoints: Endpoints,
-}
-
-/// The circuits of endpoints by their key. Weak: a circuit goes with the services of its endpoint.
-#[derive(Default)]
-struct Endpoints(Mutex<Known>);
-
-#[derive(Default)]
-struct Known {
-    circuits: HashMap<u32, Weak<Inner>>,
-    /// With as many, those that are gone are taken out.
-    sweep_at: usize,
-}
-
-impl Known {
-    /// So many that are gone may stay, beside as many as were there at the last sweep.
-    const SLACK: usize = 32;
-
-    fn insert(&mut self, key: u32, circuit: &Circuit) {
-        // Not each time: to add so many endpoints would take their number squared.
-        if self.circuits.len() >= self.sweep_at {
-            self.circuits.retain(|_, circuit| circuit.strong_count() > 0);
-            self.sweep_at = 2 * self.circuits.len() + Self::SLACK;
-        }
-        self.circuits.insert(key, circuit.downgrade());
-    }
+    /// A circuit goes with the services of its endpoint.
+    endpoints: Mutex<ByEndpoint<Weak<Inner>>>,
 }
 
 impl<C> BreakerLayer<C> {
@@ -74,7 +49,7 @@ impl<C> BreakerLayer<C> {
         let family = Arc::new(family);
         let config = Arc::new(config);
         let circuit = Circuit::build(config.clone(), clock(), family.clone(), None, None).announced();
-        let common = Common { config: Mutex::new(config), family, endpoints: Endpoints::default() };
+        let common = Common { config: Mutex::new(config), family, endpoints: Mutex::default() };
         Self { common: Arc::new(common), classifier, circuit, watching: false, outliers: None }
     }
 
@@ -83,7 +58,7 @@ impl<C> BreakerLayer<C> {
         let common = Common {
             config: Mutex::new(Arc::new(circuit.config())),
             family: circuit.family().clone(),
-            endpoints: Endpoints::default(),
+            endpoints: Mutex::default(),
         };
         Self { common: Arc::new(common), classifier, circuit, watching: false, outliers: None }
     }
@@ -96,8 +71,8 @@ impl<C> BreakerLayer<C> {
         C: Clone,
     {
         let common = &self.common;
-        let mut endpoints = common.endpoints.lock();
-        let known = endpoints.circuits.get(&endpoint.key()).and_then(Circuit::upgrade);
+        let mut endpoints = common.endpoints();
+        let known = endpoints.get(endpoint).and_then(Circuit::upgrade);
         let is_new = known.is_none();
         let circuit = known.unwrap_or_else(|| {
             let member = self.outliers.as_ref().map(|outliers| outliers.member(endpoint));
@@ -105,7 +80,7 @@ impl<C> BreakerLayer<C> {
             let config = common.config();
             let circuit =
                 Circuit::build(config, clock(), common.family.clone(), Some(endpoint.clone()), member);
-            endpoints.insert(endpoint.key(), &circuit);
+            endpoints.insert(endpoint, circuit.downgrade(), |known| known.strong_count() > 0);
             circuit
         });
         drop(endpoints);
@@ -129,9 +104,9 @@ impl<C> BreakerLayer<C> {
     pub fn reload(&self, config: BreakerConfig) {
         let config = Arc::new(config);
         let circuits = {
-            let endpoints = self.common.endpoints.lock();
+            let mut endpoints = self.common.endpoints();
             *self.common.config.lock().unwrap_or_else(PoisonError::into_inner) = config.clone();
-            endpoints.circuits.values().filter_map(Circuit::upgrade).collect::<Vec<_>>()
+            endpoints.alive(Circuit::upgrade)
         };
         let now = clock();
         self.circuit.reload_shared(&config, now);
@@ -186,7 +161,7 @@ impl<C> BreakerLayer<C> {
 
     /// The circuits of all endpoints watched through this layer, in no order.
     pub fn circuits(&self) -> Vec<Circuit> {
-        self.common.endpoints.lock().circuits.values().filter_map(Circuit::upgrade).collect()
+        self.common.endpoints().alive(Circuit::upgrade)
     }
 }
 
@@ -194,11 +169,9 @@ impl Common {
     fn config(&self) -> Arc<BreakerConfig> {
         self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
-}
 
-impl Endpoints {
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn endpoints(&self) -> MutexGuard<'_, ByEndpoint<Weak<Inner>>> {
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -254,7 +227,6 @@ mod tests {
             assert!(weak.upgrade().is_none());
         }
         assert_eq!(breaker.circuits().len(), 1);
-        assert!(breaker.common.endpoints.lock().circuits.len() <= Known::SLACK + 2, "nothing to speak of");
         assert_eq!(kept.circuit().state(), State::Closed);
     }
 }

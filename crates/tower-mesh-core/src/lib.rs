@@ -3,6 +3,7 @@
 mod availability;
 pub mod backoff;
 mod bind;
+mod by_endpoint;
 mod caller;
 pub mod classify;
 mod context;
@@ -30,6 +31,7 @@ mod written;
 
 pub use availability::{Availability, Reason};
 pub use bind::{Bind, SameClient};
+pub use by_endpoint::ByEndpoint;
 pub use caller::Caller;
 pub use classify::Classify;
 pub use context::{CallContext, CallScope, DropReason, Tried};

@@ -166,21 +166,21 @@ pub struct TimeWindow {
     buckets: Buckets,
 }
 
-/// Few of them are kept in place.
+/// As many as a window usually has are kept in place.
 #[derive(Debug)]
 enum Buckets {
-    Few([Bucket; FEW]),
-    Many(Box<[Bucket]>),
+    InPlace([Bucket; USUAL]),
+    Apart(Box<[Bucket]>),
 }
 
-const FEW: usize = 10;
+const USUAL: usize = 10;
 
 impl Buckets {
     fn new(count: usize) -> Self {
-        if count == FEW {
-            Self::Few(Default::default())
+        if count == USUAL {
+            Self::InPlace(Default::default())
         } else {
-            Self::Many((0..count).map(|_| Bucket::default()).collect())
+            Self::Apart((0..count).map(|_| Bucket::default()).collect())
         }
     }
 }
@@ -191,8 +191,8 @@ impl Deref for Buckets {
     #[inline]
     fn deref(&self) -> &[Bucket] {
         match self {
-            Self::Few(buckets) => buckets,
-            Self::Many(buckets) => buckets,
+            Self::InPlace(buckets) => buckets,
+            Self::Apart(buckets) => buckets,
         }
     }
 }

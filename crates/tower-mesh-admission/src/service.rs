@@ -80,7 +80,10 @@ where
     #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
         let shared = &self.shared;
-        if shared.is_off() && !self.watching {
+        // Watching, it has got a place, which is one of no limit's.
+        let is_free = !self.watching || self.place.as_ref().is_some_and(|place| !place.is_counted());
+        if is_free && shared.is_off() {
+            self.place = None;
             let future = self.inner.call(request);
             return AdmissionFuture::calling(future, AdmissionGuard::idle(), self.classifier.clone());
         }

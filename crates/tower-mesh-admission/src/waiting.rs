@@ -24,6 +24,12 @@ impl Place {
         Self { shared: Some(shared), number }
     }
 
+    /// Whether it is one of a limit's.
+    #[inline]
+    pub(crate) fn is_counted(&self) -> bool {
+        self.number != 0
+    }
+
     /// For a guard that takes over giving it back.
     #[inline]
     pub(crate) fn into_parts(mut self) -> (Sharded<Shared>, u32) {

@@ -10,7 +10,7 @@ use tower::{Layer, Service, ServiceExt};
 use tower_mesh_admission::{AdmissionConfig, AdmissionLayer, OverloadReason, Overloaded};
 use tower_mesh_breaker::{BreakerConfig, BreakerLayer, State};
 use tower_mesh_core::classify::{ByResult, Guard, Outcome, Retry, Verdict, judge};
-use tower_mesh_core::{BoxError, Classify, EndpointHandle, error};
+use tower_mesh_core::{BoxError, CallContext, Classify, EndpointHandle, error};
 use tower_mesh_test::{Inner, Stepped};
 
 use crate::{fixed, ms, now, refusal, sleeper};
@@ -129,6 +129,23 @@ async fn a_circuit_around_it_does_not_take_a_refusal_for_a_failure() {
     assert_eq!((breaker.circuit().state(), endpoint.availability().is_blocked()), (State::Closed, false));
     tokio::time::advance(ms(1000)).await;
     assert_eq!(under_way.poll().map(Result::unwrap), Poll::Ready(1000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_with_nothing_to_go_by_reads_no_clock() {
+    let layer = AdmissionLayer::new(AdmissionConfig::new(), ByResult);
+    let endpoint = EndpointHandle::new("a:1".parse().unwrap());
+    for (layer, is_read) in [
+        (layer.clone(), false),
+        (layer.watching(&endpoint), false),
+        (AdmissionLayer::new(fixed(1), ByResult).watching(&endpoint), true),
+    ] {
+        let mut context = CallContext::new();
+        let never = tower::service_fn(|()| std::future::pending::<Result<(), BoxError>>());
+        let mut call = Stepped::new(layer.layer(never).oneshot(()));
+        assert!(context.lend(|| call.poll()).is_pending());
+        assert_eq!(context.started().is_some(), is_read, "{layer:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

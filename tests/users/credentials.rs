@@ -32,6 +32,30 @@ impl Log {
         });
         log.clone()
     }
+
+    fn holds(&self, text: &str) -> bool {
+        self.0.lock().unwrap().contains(text)
+    }
+
+    /// Neither in it nor in what else was `shown` is any of these.
+    fn hides(&self, mut shown: String, secrets: [&str; 2]) {
+        shown.push_str(&self.0.lock().unwrap());
+        assert!(shown.contains("a new bearer token") && shown.contains("h2"), "the log was written down");
+        for secret in secrets {
+            let at = shown.find(secret).map(|at| &shown[at.saturating_sub(200)..at]);
+            assert!(at.is_none(), "{at:?}");
+        }
+    }
+}
+
+/// Waits until it is so, for ten seconds at most.
+async fn eventually(mut is: impl AsyncFnMut() -> bool) {
+    let waited = async {
+        while !is().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), waited).await.unwrap();
 }
 
 impl Visit for Log {
@@ -138,16 +162,14 @@ async fn the_token_of_the_moment_arrives_and_is_told_to_nobody_else() {
     let error = token.reload().await.unwrap_err();
     let _ = write!(shown, "{error} {error:?}");
     std::fs::write(&path, SECOND).unwrap();
-    let arrived = async {
-        while client.tell(tell(0)).await.unwrap().into_inner().text != format!("Bearer {SECOND}") {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), arrived).await.unwrap();
+    let second = format!("Bearer {SECOND}");
+    eventually(async || client.tell(tell(0)).await.unwrap().into_inner().text == second).await;
     std::fs::remove_file(&path).unwrap();
 
+    eventually(async || log.holds("the bearer token stays the old one")).await;
+
     drop(backend);
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    eventually(async || client.tell(tell(0)).await.is_err()).await;
     for _ in 0..3 {
         let status = client.tell(tell(0)).await.unwrap_err();
         let mut chain: Option<&dyn std::error::Error> = Some(&status);
@@ -158,12 +180,7 @@ async fn the_token_of_the_moment_arrives_and_is_told_to_nobody_else() {
     }
     let _ = write!(shown, "{mesh:?} {:?} {:?}", mesh.status(), mesh.circuits());
     let _ = mesh.shutdown(Duration::from_secs(1)).await;
-    shown.push_str(&log.0.lock().unwrap());
-    assert!(shown.contains("a new bearer token") && shown.contains("h2"), "the log was written down");
-    for secret in [FIRST, SECOND] {
-        let at = shown.find(secret).map(|at| &shown[at.saturating_sub(200)..at]);
-        assert!(at.is_none(), "{at:?}");
-    }
+    log.hides(shown, [FIRST, SECOND]);
 }
 
 /// The same through a table of the configuration; what there is to it but gRPC is in the facade's own suite.
@@ -191,21 +208,12 @@ async fn a_table_of_the_configuration_sends_it_too() {
     assert_eq!(client.tell(own).await.unwrap().into_inner().text, "Basic eA==", "the caller's own is kept");
 
     std::fs::write(&path, SECOND).unwrap();
-    let arrived = async {
-        while client.tell(tell(0)).await.unwrap().into_inner().text != format!("Bearer {SECOND}") {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), arrived).await.unwrap();
+    let second = format!("Bearer {SECOND}");
+    eventually(async || client.tell(tell(0)).await.unwrap().into_inner().text == second).await;
     std::fs::remove_file(&path).unwrap();
 
     let status = client.tell(tell(13)).await.unwrap_err();
     let _ = write!(shown, "{status} {status:?} {mesh:?} {:?}", mesh.status());
     let _ = mesh.shutdown(Duration::from_secs(1)).await;
-    shown.push_str(&log.0.lock().unwrap());
-    assert!(shown.contains("a new bearer token") && shown.contains("h2"), "the log was written down");
-    for secret in [FIRST, SECOND] {
-        let at = shown.find(secret).map(|at| &shown[at.saturating_sub(200)..at]);
-        assert!(at.is_none(), "{at:?}");
-    }
+    log.hides(shown, [FIRST, SECOND]);
 }

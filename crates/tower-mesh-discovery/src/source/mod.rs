@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tower_mesh_core::{EndpointHandle, Listeners, ResolveError, ServiceName, Update};
+use tower_mesh_core::{EndpointHandle, Listeners, ResolveError, ServiceName, Tick, Update};
 
 use self::known::{Known, Publication, Rests};
 use crate::balance::clock;
@@ -171,15 +171,7 @@ impl Source {
 
     /// Takes in what the source said; the sets that this replaced.
     pub(crate) fn apply(&self, item: Result<Update, ResolveError>) -> Vec<Retired> {
-        let now = clock();
-        // Keeps the records of endpoints that go, and what is attached to them, until the lock is released.
-        let before;
-        let news;
-        let (change, publication) = {
-            let mut known = self.known();
-            let known = &mut *known;
-            before = known.members.clone();
-            news = self.listeners.any().then(|| Before::new(known.state, &before));
+        let take_in = |known: &mut Known, _: &Members, now| {
             known.retention.source(item.is_ok(), now);
             match item {
                 Ok(update) => {
@@ -212,7 +204,7 @@ impl Source {
                 }
             }
         };
-        let (over, error) = match change {
+        self.change(take_in, |change| match change {
             Ok(change) => {
                 self.tell(&change);
                 (change.over, None)
@@ -221,7 +213,27 @@ impl Source {
                 tracing::warn!(service = self.service.as_str(), %error, "resolution failed; the last good endpoints stay");
                 (0, Some(error))
             }
+        })
+    }
+
+    /// Lets `step` change what is known, given the members before it, and tells of it once the lock is released: the log by `log`, which gives what listeners are to hear
+    /// besides, then balancers, calls that wait, and listeners. The sets that this replaced.
+    fn change<R>(
+        &self,
+        step: impl FnOnce(&mut Known, &Members, Tick) -> (R, Option<Publication>),
+        log: impl FnOnce(R) -> (usize, Option<Arc<ResolveError>>),
+    ) -> Vec<Retired> {
+        let now = clock();
+        // Keeps the records of endpoints that go, and what is attached to them, until the lock is released.
+        let before;
+        let news;
+        let (result, publication) = {
+            let mut known = self.known();
+            before = known.members.clone();
+            news = self.listeners.any().then(|| Before::new(known.state, &before));
+            step(&mut known, &before, now)
         };
+        let (over, error) = log(result);
         let retired = publish(publication);
         self.changed.notify_waiters();
         if let Some(news) = news {
@@ -246,14 +258,7 @@ impl Source {
 
     /// Does what is due without news of the source; the sets that this replaced.
     pub(crate) fn tend(&self) -> Vec<Retired> {
-        let now = clock();
-        let before;
-        let news;
-        let (change, publication) = {
-            let mut known = self.known();
-            let known = &mut *known;
-            before = known.members.clone();
-            news = self.listeners.any().then(|| Before::new(known.state, &before));
+        let let_go = |known: &mut Known, before: &Members, now| {
             let expired = known.expires_at(&self.config).is_some_and(|at| at <= now);
             let change = if expired {
                 known.state = DiscoveryState::Expired;
@@ -276,16 +281,12 @@ impl Source {
             let publication = known.changed(&change, false, now, &self.config);
             (change, publication)
         };
-        if change.is_news() {
-            self.tell(&change);
-        }
-        let retired = publish(publication);
-        self.changed.notify_waiters();
-        if let Some(news) = news {
-            self.report(news, 0, None);
-        }
-        drop(before);
-        retired
+        self.change(let_go, |change| {
+            if change.is_news() {
+                self.tell(&change);
+            }
+            (0, None)
+        })
     }
 
     /// Tells listeners how it is now, if that is other than `before`.

@@ -21,11 +21,12 @@ use crate::policy::machine::{Admission, Counted};
 ///
 /// *Alone* around a service it never errs in `poll_ready` for reasons of its own: while the circuit is open it says ready without asking the inner
 /// service, and refuses in `call`. *Watching an endpoint* it refuses in `poll_ready`, so that the balancer above, whose request is unspent, picks another.
+#[repr(C)] // What a clone reads stands together: of thousands in a row, some lie across two lines of memory.
 pub struct Breaker<S, C> {
-    inner: S,
     circuit: Circuit,
-    classifier: C,
     watching: bool,
+    inner: S,
+    classifier: C,
     /// Leave for the call to come that has nothing to give back.
     pass: Option<Admission>,
     /// Boxed, and in one box: a balancer keeps one breaker per endpoint and clones it for each call.
@@ -54,10 +55,11 @@ impl<S, C> Breaker<S, C> {
         Self { inner, circuit, classifier, watching, pass: None, rare: None }
     }
 
-    /// Reads what a call will read first, so that it is on its way from memory: for a balancer over thousands of endpoints that is still comparing two of them.
+    /// Asks memory for what a call through a closed circuit touches ([`tower_mesh_core::prefetch`]): for a balancer over thousands of endpoints that knows which it will look at
+    /// next.
     #[inline]
-    pub fn read_ahead(&self) {
-        self.circuit.read_ahead();
+    pub fn prefetch(&self) {
+        self.circuit.prefetch();
     }
 
     /// The service around which this stands.

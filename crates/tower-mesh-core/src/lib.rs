@@ -17,6 +17,7 @@ mod live;
 mod name;
 mod operation;
 mod options;
+pub mod prefetch;
 mod priority;
 pub mod probe;
 mod ratio;

@@ -79,7 +79,8 @@ impl<S, C> Balance<S, C> {
         let (now, tried) = CallContext::with(|call| (call.start(clock), call.tried()))
             .unwrap_or_else(|| (clock(), Tried::default()));
         let set = self.shared.set.load();
-        let Some(pick) = set.pick_ahead(&self.shared, now, tried) else {
+        set.prefetch(self.shared.prefetch);
+        let Some(pick) = set.pick(now, self.shared.rules.decay, tried, &Avoid::default()) else {
             return State::choosing(Choosing::new(self.shared.clone(), request, None));
         };
         let member = &set.members.as_slice()[pick];
@@ -133,17 +134,6 @@ impl<S> Set<S> {
     /// The place of the endpoint for a call; see [`Plan::pick`](crate::plan::Plan::pick).
     #[inline]
     pub(crate) fn pick(&self, now: Tick, decay: Decay, tried: Tried, avoid: &Avoid) -> Option<usize> {
-        self.plan.pick(self.members.as_slice(), now, decay, tried, avoid, |_| ())
-    }
-
-    /// As [`pick`](Self::pick), for the usual case: services that may be picked are read ahead.
-    #[inline]
-    fn pick_ahead(&self, shared: &Shared<S>, now: Tick, tried: Tried) -> Option<usize> {
-        let ahead = |place: usize| {
-            if let Some(read_ahead) = shared.read_ahead {
-                read_ahead(&self.services[place]);
-            }
-        };
-        self.plan.pick(self.members.as_slice(), now, shared.rules.decay, tried, &Avoid::default(), ahead)
+        self.plan.pick(self.members.as_slice(), now, decay, tried, avoid)
     }
 }

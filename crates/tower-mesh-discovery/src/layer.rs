@@ -251,7 +251,7 @@ where
             rules: Rules::new(&self.config),
             settings: self.settings.clone(),
             source: self.source.clone(),
-            read_ahead: P::READ_AHEAD,
+            prefetch: P::PREFETCH,
         });
         let binding: Arc<dyn Subscriber> = Arc::new(Binding {
             client,
@@ -288,9 +288,9 @@ pub trait PerEndpoint<S> {
     /// The endpoint's service with its layers.
     type Service;
 
-    /// Reads what a call through the service reads first, and changes nothing. The balancer asks it of both endpoints that it is about to compare: with thousands of
-    /// endpoints these are cache misses, which so come together and not one after the other. Default none.
-    const READ_AHEAD: Option<fn(&Self::Service)> = None;
+    /// Asks memory for what a call through the service touches ([`tower_mesh_core::prefetch`]), reads nothing that may be far away and changes nothing. The balancer has it
+    /// done for services that it will probably call next, where there are so many endpoints that these would be cache misses. Default none.
+    const PREFETCH: Option<fn(&Self::Service)> = None;
 
     /// Puts the layers for `endpoint` around its service.
     fn layer(&self, endpoint: &EndpointHandle, service: S) -> Self::Service;
@@ -310,7 +310,7 @@ impl<S> PerEndpoint<S> for NoLayers {
 
 impl<S, P: PerEndpoint<S>> PerEndpoint<S> for Arc<P> {
     type Service = P::Service;
-    const READ_AHEAD: Option<fn(&Self::Service)> = P::READ_AHEAD;
+    const PREFETCH: Option<fn(&Self::Service)> = P::PREFETCH;
 
     fn layer(&self, endpoint: &EndpointHandle, service: S) -> P::Service {
         (**self).layer(endpoint, service)

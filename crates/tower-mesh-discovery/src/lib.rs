@@ -6,6 +6,7 @@ mod file;
 mod fixed;
 mod policy;
 
+mod ahead;
 mod algorithm;
 mod as_discover;
 mod balance;

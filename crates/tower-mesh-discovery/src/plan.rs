@@ -132,6 +132,12 @@ impl Plan {
         }
     }
 
+    /// Whether a call usually draws two members with one draw, and takes one of them.
+    #[inline]
+    pub(crate) fn is_simple(&self) -> bool {
+        self.simple
+    }
+
     /// The place of the endpoint for a call, by these rules, the next one only if the one before leaves nobody:
     ///
     /// 1. of the level and locality that the shares give: available and not tried by this call; in panic, held back only by probes or peers will do;
@@ -139,8 +145,6 @@ impl Plan {
     /// 3. available, though tried;
     /// 4. not available, but only because probes or peers say so: better a doubtful endpoint than none. An open circuit is not overruled,
     ///    and neither is draining.
-    ///
-    /// `ahead` is told of two places of which one will probably be picked, before anything of them is looked at.
     #[inline]
     pub(crate) fn pick(
         &self,
@@ -149,7 +153,6 @@ impl Plan {
         decay: Decay,
         tried: Tried,
         avoid: &Avoid,
-        ahead: impl Fn(usize),
     ) -> Option<usize> {
         if self.simple {
             // Healthy, and neither tried nor refused. A trial call that is wanted counts as healthy here too, or it would seldom be made.
@@ -161,8 +164,6 @@ impl Plan {
             if members.len() > 1 {
                 let (a, b) = pick::draw_pair(fastrand::u64(..), members.len());
                 let (one, other) = (&members[a], &members[b]);
-                ahead(a);
-                ahead(b);
                 if free(one) && free(other) {
                     let better = other.handle.load(now, decay) < one.handle.load(now, decay);
                     return Some(if better { b } else { a });

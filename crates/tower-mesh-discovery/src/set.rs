@@ -31,8 +31,8 @@ pub(crate) struct Shared<S> {
     pub(crate) rules: Rules,
     pub(crate) settings: Settings,
     pub(crate) source: Arc<Source>,
-    /// See [`PerEndpoint::READ_AHEAD`].
-    pub(crate) read_ahead: Option<fn(&S)>,
+    /// See [`PerEndpoint::PREFETCH`].
+    pub(crate) prefetch: Option<fn(&S)>,
 }
 
 /// A set that was replaced. It is dropped where it is found to be the last reference, off the call path.

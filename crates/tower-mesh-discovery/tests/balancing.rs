@@ -527,17 +527,17 @@ async fn what_a_picker_may_not_choose_counts_as_none() {
     assert!(find::<NoEndpoints>(&*error).is_some());
 }
 
-/// A service that tells how often it has been read ahead of a call.
+/// A service that tells how often it has been asked for ahead of a call.
 #[derive(Clone, Default)]
-struct ReadAhead(Arc<AtomicUsize>);
+struct Asked(Arc<AtomicUsize>);
 
-impl ReadAhead {
-    fn read_ahead(&self) {
+impl Asked {
+    fn prefetch(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-impl Service<()> for ReadAhead {
+impl Service<()> for Asked {
     type Response = usize;
     type Error = BoxError;
     type Future = std::future::Ready<Result<usize, BoxError>>;
@@ -554,20 +554,27 @@ impl Service<()> for ReadAhead {
 struct Stack;
 
 impl<S> PerEndpoint<S> for Stack {
-    type Service = ReadAhead;
-    const READ_AHEAD: Option<fn(&ReadAhead)> = Some(ReadAhead::read_ahead);
+    type Service = Asked;
+    const PREFETCH: Option<fn(&Asked)> = Some(Asked::prefetch);
 
-    fn layer(&self, _endpoint: &EndpointHandle, _service: S) -> ReadAhead {
-        ReadAhead::default()
+    fn layer(&self, _endpoint: &EndpointHandle, _service: S) -> Asked {
+        Asked::default()
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_picked_of_two_was_read_ahead() {
-    let (layer, _list) = layer(plain(20), DiscoveryConfig::builder());
-    let mut service = layer.endpoint_stack(Stack).layer(());
-    settle().await;
-    for _ in 0..100 {
-        assert!(service.call(()).await.unwrap() > 0);
+async fn of_many_endpoints_those_of_the_next_call_are_asked_for_while_one_is_made() {
+    for (endpoints, asked) in [(100, false), (101, true), (3000, true)] {
+        let (layer, _list) = layer(plain(endpoints), DiscoveryConfig::builder());
+        let mut service = layer.endpoint_stack(Stack).layer(());
+        settle().await;
+        service.call(()).await.unwrap();
+        for _ in 0..100 {
+            assert_eq!(service.call(()).await.unwrap() > 0, asked, "{endpoints}");
+        }
+        // Somebody else draws; what was asked for before is another's.
+        fastrand::u64(..);
+        service.call(()).await.unwrap();
+        assert_eq!(service.call(()).await.unwrap() > 0, asked, "{endpoints}");
     }
 }

@@ -235,7 +235,7 @@ where
     C: Clone,
 {
     type Service = Breaker<P::Service, C>;
-    const READ_AHEAD: Option<fn(&Self::Service)> = Some(Breaker::read_ahead);
+    const PREFETCH: Option<fn(&Self::Service)> = Some(Breaker::prefetch);
 
     fn layer(&self, endpoint: &EndpointHandle, service: S) -> Self::Service {
         let service = self.breaker.watching(endpoint).layer(self.inner.layer(endpoint, service));

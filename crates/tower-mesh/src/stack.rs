@@ -228,7 +228,7 @@ where
     Br: AroundEndpoint<P::Service>,
 {
     type Service = Br::Service;
-    const READ_AHEAD: Option<fn(&Self::Service)> = Br::READ_AHEAD;
+    const PREFETCH: Option<fn(&Self::Service)> = Br::PREFETCH;
 
     fn layer(&self, endpoint: &EndpointHandle, service: S) -> Self::Service {
         self.health.watch(endpoint);
@@ -257,8 +257,8 @@ pub trait AroundEndpoint<S> {
     /// The service with it.
     type Service;
 
-    /// What a call through it reads first; see [`PerEndpoint::READ_AHEAD`].
-    const READ_AHEAD: Option<fn(&Self::Service)> = None;
+    /// What a call through it touches; see [`PerEndpoint::PREFETCH`].
+    const PREFETCH: Option<fn(&Self::Service)> = None;
 
     /// Puts it around the service of `endpoint`.
     fn around(&self, endpoint: &EndpointHandle, service: S) -> Self::Service;
@@ -274,7 +274,7 @@ impl<S> AroundEndpoint<S> for Identity {
 
 impl<S, C: Clone> AroundEndpoint<S> for BreakerLayer<C> {
     type Service = Breaker<S, C>;
-    const READ_AHEAD: Option<fn(&Self::Service)> = Some(Breaker::read_ahead);
+    const PREFETCH: Option<fn(&Self::Service)> = Some(Breaker::prefetch);
 
     fn around(&self, endpoint: &EndpointHandle, service: S) -> Breaker<S, C> {
         self.watching(endpoint).layer(service)

@@ -4,20 +4,21 @@ use std::time::Duration;
 
 use tower_mesh_core::Tick;
 use tower_mesh_core::classify::{Outcome, Verdict};
+use tower_mesh_core::prefetch::prefetch_beside;
 use tower_mesh_core::window::Sample;
 
-use super::{Circuit, IN_A_SET, Permit, chance, word};
+use super::{Circuit, HOT, IN_A_SET, Permit, chance, word};
 use crate::error::CircuitOpen;
 use crate::metering;
 use crate::policy::machine::{Admission, Counted, TripReason, rate_reached};
-use crate::sync::atomic::Ordering;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 impl Circuit {
-    /// Reads what a call through a closed circuit reads and writes.
+    /// Asks memory for what a call through a closed circuit touches: two lines of it, from the counts of references to the end of the window's hot part.
     #[inline]
-    pub(crate) fn read_ahead(&self) {
-        std::hint::black_box(self.0.word.load(Ordering::Relaxed));
-        self.0.window.read_ahead();
+    pub(crate) fn prefetch(&self) {
+        prefetch_beside(&self.0.word, -1);
+        prefetch_beside(&self.0.word, (HOT / size_of::<AtomicU64>()) as isize - 1);
     }
 
     /// Asks to make a call at `now`. The permit must be finished; dropped, it counts for nothing and gives a trial call back.

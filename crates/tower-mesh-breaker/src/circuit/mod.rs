@@ -7,6 +7,7 @@ mod seen;
 mod word;
 
 use std::fmt;
+use std::mem;
 use std::sync::{Arc, OnceLock, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -75,6 +76,12 @@ pub(crate) struct Inner {
     listeners: OnceLock<Box<Listeners<CircuitEvent>>>,
     family: Arc<Family>,
 }
+
+/// How many bytes at the beginning these are. With the counts of references before them they lie in two lines of memory, wherever they begin.
+const HOT: usize = mem::offset_of!(Inner, window) + Window::HOT;
+// They begin at a multiple of 16.
+#[cfg(not(all(loom, test)))]
+const _: () = assert!(2 * size_of::<usize>() + HOT <= 64 + 16);
 
 /// Another window stands in for the first: the configuration has asked for another shape since.
 const RESHAPED: u8 = 1;

@@ -169,7 +169,11 @@ impl EndpointHandle {
     /// For what a layer keeps of an endpoint and calls need not carry. It must not hold a handle of this endpoint, or neither would ever
     /// go: a [`WeakEndpoint`] is for that. What is attached twice is kept twice.
     pub fn attach(&self, state: Arc<impl Any + Send + Sync>) {
-        self.cold().attached.get_or_insert_default().kept.push(state);
+        let mut cold = self.cold();
+        let kept = &mut cold.attached.get_or_insert_default().kept;
+        // Of many thousand records most have one.
+        kept.reserve_exact(1);
+        kept.push(state);
     }
 
     /// Has `listener` told each time that active probes have found the endpoint down; for what keeps idle connections to it. Kept as long as the caller keeps

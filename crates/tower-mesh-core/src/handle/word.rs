@@ -2,6 +2,7 @@
 
 use super::{BITS, EndpointHandle, PICKING};
 use crate::availability::{Availability, Reason};
+use crate::prefetch::{prefetch, prefetch_beside};
 use crate::sync::atomic::Ordering;
 use crate::sync::statics::AtomicU64 as StaticU64;
 use crate::tick::Tick;
@@ -46,6 +47,14 @@ impl EndpointHandle {
         if changed && bit & PICKING != 0 {
             CHANGES.0.fetch_add(1, Ordering::Release);
         }
+    }
+
+    /// Asks memory for what a pick reads and a call writes.
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch(&self.0.hot);
+        // The counts, which a clone changes.
+        prefetch_beside(&self.0.hot, -1);
     }
 
     /// Whether nothing at all speaks against picking it: neither a reason that keeps picks away nor one that says it should be avoided.

@@ -1,0 +1,351 @@
+//! A window over the last so much time.
+
+use std::time::Duration;
+
+use super::{Sample, WindowCounts};
+use crate::sync::atomic::{
+    AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
+use crate::tick::{Tick, nanos};
+
+/// The calls of the last `window`, in buckets of equal width; a bucket leaves as a whole.
+///
+/// What a good call touches comes first and lies together: with thousands of windows each further line of memory is a cache miss.
+#[derive(Debug)]
+#[repr(C)]
+pub struct TimeWindow {
+    /// When the newest bucket ends, in nanoseconds as [`Tick`]s count. [`BUSY`] is set while somebody clears the way for a newer one.
+    until: AtomicU64,
+    /// Calls since the beginning. It only grows, so that no call is lost to whoever reads, empties or moves on meanwhile.
+    calls: AtomicU64,
+    /// Until when a bad call stays in the window; 0: there was none.
+    bad_until: AtomicU64,
+    /// The calls until it was last emptied.
+    emptied: AtomicU64,
+    origin: Tick,
+    width_ns: u64,
+    /// One more than are in the window: the last to have left tells how many calls there were before those that are in.
+    buckets: Box<[Bucket]>,
+}
+
+#[derive(Debug, Default)]
+struct Bucket {
+    /// The low half of what [`TimeWindow::calls`] was at its end.
+    calls: AtomicU32,
+    failed: AtomicU32,
+    slow: AtomicU32,
+}
+
+impl Bucket {
+    /// By exchange, as recording is: whoever comes late is before this or after it, and nothing in between. What is zero stays untouched.
+    fn clear(&self) {
+        for count in [&self.failed, &self.slow] {
+            if count.load(Relaxed) != 0 {
+                count.swap(0, AcqRel);
+            }
+        }
+    }
+}
+
+/// Later than any time, so that nobody finds the newest bucket over while it is set.
+const BUSY: u64 = 1 << 63;
+const MAX_BUCKETS: u32 = 1 << 16;
+
+fn end_of(number: u64, origin: Tick, width_ns: u64) -> u64 {
+    origin.as_nanos().saturating_add((number + 1).saturating_mul(width_ns)).min(BUSY - 1)
+}
+
+impl TimeWindow {
+    /// A window of `window` in `buckets` buckets (at least 1, at most 65 536), each at least 1 ms wide, aligned to `origin`.
+    pub fn new(window: Duration, buckets: u32, origin: Tick) -> Self {
+        let length = u64::from(buckets.clamp(1, MAX_BUCKETS));
+        let width_ns = (nanos(window) / length).max(1_000_000);
+        Self {
+            until: AtomicU64::new(end_of(0, origin, width_ns)),
+            calls: AtomicU64::new(0),
+            bad_until: AtomicU64::new(0),
+            emptied: AtomicU64::new(0),
+            origin,
+            width_ns,
+            buckets: (0..=length).map(|_| Bucket::default()).collect(),
+        }
+    }
+
+    /// Takes in one call that ended at `now`.
+    #[inline]
+    pub fn record(&self, now: Tick, sample: Sample) {
+        if now.as_nanos() >= self.until.load(Acquire) {
+            self.advance(now);
+        }
+        self.calls.fetch_add(1, Relaxed);
+        if sample.failed || sample.slow {
+            self.record_bad(sample);
+        }
+    }
+
+    /// After the call itself: whoever sees it as bad sees the call.
+    fn record_bad(&self, sample: Sample) {
+        let newest = self.newest();
+        let bucket = self.bucket(newest);
+        if sample.failed {
+            bucket.failed.fetch_add(1, Release);
+        }
+        if sample.slow {
+            bucket.slow.fetch_add(1, Release);
+        }
+        self.bad_until.fetch_max(self.end_of(newest + self.length() - 1), Relaxed);
+    }
+
+    /// What it holds at `now`. If that is more than a bucket before where another thread is just moving it on to, it may seem to hold less.
+    pub fn counts(&self, now: Tick) -> WindowCounts {
+        let newest = self.newest();
+        let first = (self.number_at(now).max(newest) + 1).saturating_sub(self.length());
+        if first > newest {
+            return WindowCounts::default();
+        }
+        // What is bad is read first and added last: at worst a call is not counted as bad yet.
+        let (mut failed, mut slow) = (0, 0);
+        for number in first..=newest {
+            let bucket = self.bucket(number);
+            failed += u64::from(bucket.failed.load(Acquire));
+            slow += u64::from(bucket.slow.load(Acquire));
+        }
+        let left = if first == 0 { 0 } else { self.bucket(first - 1).calls.load(Acquire) };
+        let emptied = self.emptied.load(Acquire);
+        let calls = self.calls.load(Acquire);
+        let total = u64::from((calls as u32).wrapping_sub(left)).min(calls - emptied);
+        WindowCounts { total, failed: failed.min(total), slow: slow.min(total) }
+    }
+
+    #[inline]
+    pub(super) fn may_hold_bad(&self, now: Tick) -> bool {
+        now.as_nanos() < self.bad_until.load(Relaxed)
+    }
+
+    /// How many buckets are in the window.
+    fn length(&self) -> u64 {
+        self.buckets.len() as u64 - 1
+    }
+
+    /// The number of the newest bucket.
+    fn newest(&self) -> u64 {
+        self.number((self.until.load(Acquire) & !BUSY) - 1)
+    }
+
+    fn number_at(&self, now: Tick) -> u64 {
+        self.number(now.as_nanos())
+    }
+
+    fn number(&self, at_ns: u64) -> u64 {
+        at_ns.saturating_sub(self.origin.as_nanos()) / self.width_ns
+    }
+
+    fn end_of(&self, number: u64) -> u64 {
+        end_of(number, self.origin, self.width_ns)
+    }
+
+    fn bucket(&self, number: u64) -> &Bucket {
+        &self.buckets[(number % self.buckets.len() as u64) as usize]
+    }
+
+    /// Moves the window on to `now`. One thread writes down how many calls there were and clears what is entered anew; others do not wait for it but record into
+    /// the bucket before.
+    #[cold]
+    fn advance(&self, now: Tick) {
+        let until = self.until.load(Acquire);
+        if now.as_nanos() < until
+            || self.until.compare_exchange(until, until | BUSY, AcqRel, Acquire).is_err()
+        {
+            return;
+        }
+        let (calls, number) = (self.calls.load(Acquire) as u32, self.number_at(now));
+        let first = (self.number(until - 1) + 1).max((number + 1).saturating_sub(self.buckets.len() as u64));
+        for entered in first..=number {
+            self.bucket(entered - 1).calls.store(calls, Release);
+            self.bucket(entered).clear();
+        }
+        self.until.store(self.end_of(number), Release);
+    }
+
+    pub(super) fn clear(&self) {
+        self.buckets.iter().for_each(Bucket::clear);
+        self.bad_until.store(0, Relaxed);
+        self.emptied.store(self.calls.load(Acquire), Release);
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "time is an argument; tests need some origin")]
+mod tests {
+    use std::mem::offset_of;
+
+    use super::super::{BAD, GOOD, Window};
+    use super::*;
+
+    #[test]
+    fn a_time_window_forgets_bucket_by_bucket_and_survives_an_idle_age() {
+        let origin = Tick::of(std::time::Instant::now());
+        let window = Window::Time(TimeWindow::new(Duration::from_secs(10), 10, origin));
+        let at = |s: u64| origin + Duration::from_secs(s);
+        window.record(at(0), BAD);
+        window.record(at(5), GOOD);
+        assert_eq!(window.counts(at(9)).failed, 1);
+        assert!(window.may_hold_bad(at(9)));
+        assert_eq!(window.counts(at(10)), WindowCounts { total: 1, failed: 0, slow: 0 });
+        assert!(!window.may_hold_bad(at(10)));
+        let later = 100 * 365 * 86_400;
+        assert_eq!(window.counts(at(later)), WindowCounts::default());
+        window.record(at(later), BAD);
+        assert_eq!(window.counts(at(later)), WindowCounts { total: 1, failed: 1, slow: 0 });
+    }
+
+    #[test]
+    fn what_a_good_call_touches_comes_first() {
+        assert_eq!(offset_of!(TimeWindow, emptied) + align_of::<TimeWindow>(), Window::HOT);
+    }
+
+    #[test]
+    fn a_window_that_is_emptied_holds_what_comes_after() {
+        let origin = Tick::of(std::time::Instant::now());
+        let window = Window::Time(TimeWindow::new(Duration::from_secs(10), 10, origin));
+        let at = |s: u64| origin + Duration::from_secs(s);
+        for second in 0..15 {
+            window.record(at(second), BAD);
+        }
+        assert_eq!(window.counts(at(15)), WindowCounts { total: 9, failed: 9, slow: 0 });
+        window.clear();
+        assert_eq!(window.counts(at(15)), WindowCounts::default());
+        assert!(!window.may_hold_bad(at(15)));
+        (16..20).for_each(|second| window.record(at(second), GOOD));
+        window.record(at(20), BAD);
+        assert_eq!(window.counts(at(20)), WindowCounts { total: 5, failed: 1, slow: 0 });
+        // The four good ones leave one by one, each with its bucket.
+        let left = [5, 4, 3, 2, 1].map(|total| WindowCounts { total, failed: 1, slow: 0 });
+        assert_eq!([25, 26, 27, 28, 29].map(|second| window.counts(at(second))), left);
+        assert_eq!(window.counts(at(30)), WindowCounts::default());
+    }
+
+    #[test]
+    fn no_call_is_lost_when_threads_record_within_one_bucket() {
+        let origin = Tick::of(std::time::Instant::now());
+        let window = TimeWindow::new(Duration::from_secs(10), 10, origin);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..10_000).for_each(|_| window.record(origin, BAD)));
+            }
+        });
+        assert_eq!(window.counts(origin), WindowCounts { total: 40_000, failed: 40_000, slow: 0 });
+    }
+}
+
+/// Every interleaving of two or three threads, and every value that a relaxed load may see.
+#[cfg(all(loom, test))]
+#[expect(clippy::disallowed_methods, reason = "time is an argument; tests need some origin")]
+mod loom_tests {
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::super::{BAD, GOOD};
+    use super::*;
+
+    #[test]
+    fn loom_a_time_window_loses_no_call_while_another_thread_moves_it_on() {
+        loom::model(|| {
+            let origin = Tick::of(std::time::Instant::now());
+            let late = origin + Duration::from_millis(1);
+            let window = Arc::new(TimeWindow::new(Duration::from_millis(3), 3, origin));
+            let spawn = |at: Tick| {
+                let window = window.clone();
+                thread::spawn(move || window.record(at, BAD))
+            };
+            let threads = [spawn(origin), spawn(late)];
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+            assert_eq!(window.counts(late), WindowCounts { total: 2, failed: 2, slow: 0 });
+            assert!(window.may_hold_bad(late));
+            // Whoever came late recorded where the window was: at most one bucket before its time.
+            let gone = origin + Duration::from_millis(4);
+            assert_eq!(window.counts(gone).total, 0);
+            assert!(!window.may_hold_bad(gone));
+        });
+    }
+
+    #[test]
+    fn loom_whoever_reads_while_a_time_window_moves_on_misses_no_call_from_before() {
+        loom::model(|| {
+            let origin = Tick::of(std::time::Instant::now());
+            let late = origin + Duration::from_millis(1);
+            let window = Arc::new(TimeWindow::new(Duration::from_millis(3), 3, origin));
+            window.record(origin, BAD);
+            window.record(origin, GOOD);
+            let other = {
+                let window = window.clone();
+                thread::spawn(move || window.record(late, GOOD))
+            };
+            for at in [origin, late] {
+                let counts = window.counts(at);
+                assert!((2..=3).contains(&counts.total) && counts.failed == 1, "{counts:?}");
+            }
+            other.join().unwrap();
+            let two_later = origin + Duration::from_millis(3);
+            assert_eq!(window.counts(two_later), WindowCounts { total: 1, failed: 0, slow: 0 });
+        });
+    }
+
+    #[test]
+    fn loom_a_bad_call_is_never_seen_without_the_call() {
+        loom::model(|| {
+            let origin = Tick::of(std::time::Instant::now());
+            let window = Arc::new(TimeWindow::new(Duration::from_millis(3), 3, origin));
+            window.record(origin, GOOD);
+            let other = {
+                let window = window.clone();
+                thread::spawn(move || window.record(origin, BAD))
+            };
+            let counts = window.counts(origin);
+            assert!([(1, 0), (2, 0), (2, 1)].contains(&(counts.total, counts.failed)), "{counts:?}");
+            other.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn loom_a_time_window_that_is_emptied_meanwhile_stays_whole() {
+        loom::model(|| {
+            let origin = Tick::of(std::time::Instant::now());
+            let late = origin + Duration::from_millis(1);
+            let window = Arc::new(TimeWindow::new(Duration::from_millis(3), 3, origin));
+            window.record(origin, GOOD);
+            let other = {
+                let window = window.clone();
+                thread::spawn(move || window.record(late, BAD))
+            };
+            window.clear();
+            let counts = window.counts(late);
+            assert!(counts.total <= 1 && counts.failed <= counts.total, "{counts:?}");
+            other.join().unwrap();
+            assert!(window.counts(late).total <= 1);
+        });
+    }
+
+    #[test]
+    fn loom_one_thread_clears_the_way_and_no_other_waits_for_it() {
+        loom::model(|| {
+            let origin = Tick::of(std::time::Instant::now());
+            let window = Arc::new(TimeWindow::new(Duration::from_millis(2), 2, origin));
+            window.record(origin, BAD);
+            let later = origin + Duration::from_millis(3);
+            let spawn = || {
+                let window = window.clone();
+                thread::spawn(move || window.record(later, GOOD))
+            };
+            let threads = [spawn(), spawn()];
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+            let counts = window.counts(later);
+            assert!(
+                counts.total <= 2 && counts.failed == 0,
+                "what was before the window is gone: {counts:?}"
+            );
+            assert!(counts.total >= 1, "whoever moved it on is counted: {counts:?}");
+            assert_eq!(window.until.load(Relaxed) & BUSY, 0);
+        });
+    }
+}

@@ -16,7 +16,8 @@ impl Tick {
     /// The reading `at`. Before the origin (an hour before the first reading of all) it stays there.
     #[inline]
     pub fn of(at: Instant) -> Self {
-        Self::from_nanos(nanos(at.saturating_duration_since(origin(at))))
+        // 584 years fit.
+        Self::from_nanos(at.saturating_duration_since(origin(at)).as_nanos() as u64)
     }
 
     /// The reading as an [`Instant`].

@@ -221,17 +221,21 @@ impl Shared {
     #[inline]
     fn slice(&self, now: Tick) -> u64 {
         if self.slices.are_over(now) {
-            // Somebody is there: the slice is changing, or this deposit counts in the old one. Nobody waits for that.
-            let ledger = match self.ledger.try_lock() {
-                Ok(ledger) => Some(ledger),
-                Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-                Err(TryLockError::WouldBlock) => None,
-            };
-            if let Some(mut ledger) = ledger {
-                return self.slices.roll(&mut ledger.withdrawals, now);
-            }
+            self.next_slice(now)
+        } else {
+            self.slices.number.load(Ordering::Relaxed)
         }
-        self.slices.number.load(Ordering::Relaxed)
+    }
+
+    /// The slice after the one that is over. If somebody is just changing it, this deposit counts in the old one: nobody waits for that.
+    #[cold]
+    fn next_slice(&self, now: Tick) -> u64 {
+        let mut ledger = match self.ledger.try_lock() {
+            Ok(ledger) => ledger,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return self.slices.number.load(Ordering::Relaxed),
+        };
+        self.slices.roll(&mut ledger.withdrawals, now)
     }
 
     /// How many retries may be under way, if that is what counts.

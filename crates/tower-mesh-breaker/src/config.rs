@@ -356,8 +356,8 @@ impl BreakerConfigBuilder {
         );
         if let WindowKind::Calls(calls) = config.window {
             let right = (1..=1_000_000).contains(&calls);
-            let found = format_args!("{:?}", config.window);
-            check.unless(right, "window", found, "10ms to 1h, or 1 to 1000000 calls");
+            let what = "10ms to 1h, or 1 to 1000000 calls";
+            check.unless(right, "window", format_args!("{:?}", config.window), what);
         }
         check.within("half_open_permits", config.half_open_permits, 1..=10_000, "1 to 10000");
         check.finish(config)

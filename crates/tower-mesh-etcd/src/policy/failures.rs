@@ -1,4 +1,4 @@
-//! How long to wait before keys are listed again.
+//! How long to wait before keys are listed, or put, again.
 
 use std::time::Duration;
 
@@ -6,24 +6,24 @@ use tower_mesh_core::backoff::Chance;
 
 use crate::config::EtcdConfig;
 
-/// How often in a row it failed to list, or to watch for long. That a watch began says nothing: only one that lasted as long as the longest wait ends the row.
+/// How often in a row it failed to list or to register, or for that to last. That a watch began, or that a key was put, says nothing: only what lasted as long as the longest wait ends the row.
 #[derive(Debug, Default)]
 pub(crate) struct Failures(u32);
 
 impl Failures {
-    /// Another one. `watched`: how long the watch lasted that ended, if there was one.
-    pub(crate) fn failed(&mut self, watched: Option<Duration>, config: &EtcdConfig) {
-        self.0 = self.after(watched, config).saturating_add(1);
+    /// Another one. `lasted`: how long the watch or the registration lasted that ended, if there was one.
+    pub(crate) fn failed(&mut self, lasted: Option<Duration>, config: &EtcdConfig) {
+        self.0 = self.after(lasted, config).saturating_add(1);
     }
 
     /// Nothing failed, but what is known is not whole: one list does not follow the other without a pause.
-    pub(crate) fn pause(&mut self, watched: Option<Duration>, config: &EtcdConfig) {
-        self.0 = self.after(watched, config).max(1);
+    pub(crate) fn pause(&mut self, lasted: Option<Duration>, config: &EtcdConfig) {
+        self.0 = self.after(lasted, config).max(1);
     }
 
-    fn after(&self, watched: Option<Duration>, config: &EtcdConfig) -> u32 {
-        let lasted = watched.is_some_and(|watched| watched >= config.max_retry_delay());
-        if lasted { 0 } else { self.0 }
+    fn after(&self, lasted: Option<Duration>, config: &EtcdConfig) -> u32 {
+        let long = lasted.is_some_and(|lasted| lasted >= config.max_retry_delay());
+        if long { 0 } else { self.0 }
     }
 
     /// How long to wait now, if at all.

@@ -16,6 +16,7 @@ use tower_mesh_core::backoff::Chance;
 use super::{RegistrationState, RegistrationStatus, Wanted};
 use crate::connections::{Connections, bounded};
 use crate::error::{EtcdError, EtcdErrorKind};
+use crate::policy::failures::Failures;
 
 /// The background work of a [`Registration`](crate::Registration): spawn it, or join it with other drivers. It ends when the key was taken out or could not be.
 #[must_use = "nothing is registered unless the driver is polled"]
@@ -66,7 +67,7 @@ struct Lease {
 
 impl Driving {
     async fn run(mut self) {
-        let mut failures = 0_u32;
+        let mut failures = Failures::default();
         loop {
             if self.is_over() {
                 // Nothing stands there that a lease does not end.
@@ -77,15 +78,16 @@ impl Driving {
             if self.status.borrow().state == RegistrationState::NotDriven {
                 self.tell(|status| status.state = RegistrationState::Registering);
             }
-            let Err(error) = self.hold(&mut failures).await else { return };
-            failures = failures.saturating_add(1);
+            let mut registered_at = None;
+            let Err(error) = self.hold(&mut registered_at).await else { return };
+            failures.failed(registered_at.map(|at| at.elapsed()), &self.connections.config);
             tracing::warn!(key = self.key, %error, "registration failed; tried again");
             self.tell(|status| {
                 status.state = RegistrationState::Failing;
                 status.last_error = Some(error.to_string());
             });
             let chance = Chance::Uniform(fastrand::f64());
-            let delay = self.connections.config.backoff().delay(failures, Duration::ZERO, chance);
+            let delay = failures.wait(&self.connections.config, chance).unwrap_or_default();
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 () = removed(&mut self.wanted) => {}
@@ -101,13 +103,13 @@ impl Driving {
         self.status.send_modify(change);
     }
 
-    /// Registers, and keeps that up until it is over (`Ok`) or something is wrong.
-    async fn hold(&mut self, failures: &mut u32) -> Result<(), EtcdError> {
+    /// Registers, says when, and keeps that up until it is over (`Ok`) or something is wrong.
+    async fn hold(&mut self, registered_at: &mut Option<Instant>) -> Result<(), EtcdError> {
         let client = self.connections.get(&self.key).await?;
         // Always a new one: the key moves to it from an old one that may still live.
         let mut lease = self.lease(&client).await?;
         self.put(&client, lease.id).await?;
-        *failures = 0;
+        *registered_at = Some(Instant::now());
         self.tell(|status| {
             status.state = RegistrationState::Registered;
             status.renewed += u64::from(status.lease.is_some());

@@ -225,6 +225,61 @@ mod tests {
         assert_eq!(window.counts(at(30)), WindowCounts::default());
     }
 
+    /// Every bucket is kept, however old; one thread.
+    #[test]
+    fn it_holds_what_a_plain_count_by_bucket_does() {
+        let origin = Tick::of(std::time::Instant::now());
+        let mut state = 7_u64;
+        let mut draw = |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        for length in [1, 2, 3, 10] {
+            let window = TimeWindow::new(Duration::from_millis(length), length as u32, origin);
+            let mut by_bucket = std::collections::BTreeMap::<u64, WindowCounts>::new();
+            let (mut now_ns, mut newest) = (0, 0);
+            for _ in 0..50_000 {
+                now_ns += match draw(100) {
+                    0 => draw(3 * length * 1_000_000),
+                    1..20 => draw(1_000_000),
+                    _ => draw(1000),
+                };
+                // Some come late.
+                let late = if draw(10) == 0 { draw(2_000_000).min(now_ns) } else { 0 };
+                let now = origin + Duration::from_nanos(now_ns - late);
+                let number = (now_ns - late) / 1_000_000;
+                match draw(1000) {
+                    0 => {
+                        window.clear();
+                        by_bucket.clear();
+                    }
+                    1..900 => {
+                        let sample = Sample { failed: draw(5) == 0, slow: draw(7) == 0 };
+                        window.record(now, sample);
+                        newest = number.max(newest);
+                        let counts = by_bucket.entry(newest).or_default();
+                        counts.total += 1;
+                        counts.failed += u64::from(sample.failed);
+                        counts.slow += u64::from(sample.slow);
+                    }
+                    _ => {
+                        let first = (number.max(newest) + 1).saturating_sub(length);
+                        let mut expected = WindowCounts::default();
+                        for counts in by_bucket.range(first..).map(|(_, counts)| counts) {
+                            expected.total += counts.total;
+                            expected.failed += counts.failed;
+                            expected.slow += counts.slow;
+                        }
+                        assert_eq!(window.counts(now), expected, "{length} buckets");
+                        if !window.may_hold_bad(now) {
+                            assert_eq!((expected.failed, expected.slow), (0, 0), "{length} buckets");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
     #[test]
     fn no_call_is_lost_when_threads_record_within_one_bucket() {
         let origin = Tick::of(std::time::Instant::now());

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -527,54 +526,53 @@ async fn what_a_picker_may_not_choose_counts_as_none() {
     assert!(find::<NoEndpoints>(&*error).is_some());
 }
 
-/// A service that tells how often it has been asked for ahead of a call.
-#[derive(Clone, Default)]
-struct Asked(Arc<AtomicUsize>);
-
-impl Asked {
-    fn prefetch(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
+thread_local! {
+    /// The services that memory was asked for, by the keys of their endpoints.
+    static ASKED_FOR: std::cell::RefCell<Vec<u32>> = const { std::cell::RefCell::new(Vec::new()) };
 }
 
-impl Service<()> for Asked {
-    type Response = usize;
+/// A service that answers its endpoint's key.
+#[derive(Clone)]
+struct Keyed(u32);
+
+impl Service<()> for Keyed {
+    type Response = u32;
     type Error = BoxError;
-    type Future = std::future::Ready<Result<usize, BoxError>>;
+    type Future = std::future::Ready<Result<u32, BoxError>>;
 
     fn poll_ready(&mut self, _cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), BoxError>> {
         std::task::Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, (): ()) -> Self::Future {
-        std::future::ready(Ok(self.0.swap(0, Ordering::Relaxed)))
+        std::future::ready(Ok(self.0))
     }
 }
 
 struct Stack;
 
 impl<S> PerEndpoint<S> for Stack {
-    type Service = Asked;
-    const PREFETCH: Option<fn(&Asked)> = Some(Asked::prefetch);
+    type Service = Keyed;
+    const PREFETCH: Option<fn(&Keyed)> = Some(|service| ASKED_FOR.with_borrow_mut(|all| all.push(service.0)));
 
-    fn layer(&self, _endpoint: &EndpointHandle, _service: S) -> Asked {
-        Asked::default()
+    fn layer(&self, endpoint: &EndpointHandle, _service: S) -> Keyed {
+        Keyed(endpoint.key())
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn of_many_endpoints_those_of_the_next_call_are_asked_for_while_one_is_made() {
-    for (endpoints, asked) in [(100, false), (101, true), (3000, true)] {
+    for (endpoints, asked) in [(100, 0), (101, 2), (3000, 2)] {
         let (layer, _list) = layer(plain(endpoints), DiscoveryConfig::builder());
         let mut service = layer.endpoint_stack(Stack).layer(());
         settle().await;
+        ASKED_FOR.take();
         service.call(()).await.unwrap();
-        for _ in 0..100 {
-            assert_eq!(service.call(()).await.unwrap() > 0, asked, "{endpoints}");
+        for _ in 0..1000 {
+            let before = ASKED_FOR.take();
+            assert_eq!(before.len(), asked, "of {endpoints}");
+            let key = service.call(()).await.unwrap();
+            assert!(asked == 0 || before.contains(&key), "of {endpoints}");
         }
-        // Somebody else draws; what was asked for before is another's.
-        fastrand::u64(..);
-        service.call(()).await.unwrap();
-        assert_eq!(service.call(()).await.unwrap() > 0, asked, "{endpoints}");
     }
 }

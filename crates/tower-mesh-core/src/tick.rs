@@ -16,8 +16,7 @@ impl Tick {
     /// The reading `at`. Before the origin (an hour before the first reading of all) it stays there.
     #[inline]
     pub fn of(at: Instant) -> Self {
-        // 584 years fit.
-        Self::from_nanos(at.saturating_duration_since(origin(at)).as_nanos() as u64)
+        Self::from_nanos(nanos(at.saturating_duration_since(origin(at))))
     }
 
     /// The reading as an [`Instant`].

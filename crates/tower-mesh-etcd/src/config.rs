@@ -94,7 +94,7 @@ impl EtcdConfig {
     }
 
     /// The longest wait after a failure before it is tried again: doubled with each that follows, and by chance any part of that, so that those who failed together do not
-    /// come back together. A watch that ends is a failure too; one that lasted as long as `max_retry_delay` makes it begin anew. Default 500 ms.
+    /// come back together. A watch that ends and a registration that is lost are failures too; one that lasted as long as `max_retry_delay` makes it begin anew. Default 500 ms.
     pub fn retry_delay(&self) -> Duration {
         self.retry_delay
     }

@@ -37,6 +37,7 @@ pub use self::latency::LatencyEpoch;
 #[derive(Clone)]
 pub struct EndpointHandle(Arc<Record>);
 
+#[repr(C)] // What calls touch comes first, beside the counts of references.
 struct Record {
     hot: Hot,
     trial: Trial,

@@ -76,7 +76,7 @@ impl Window {
     }
 
     /// Whether it may hold a failed or slow call at `now`. `false` is true of every call recorded
-    /// before; one that another thread is just recording may show only with the next. It costs one or two loads.
+    /// before; one that another thread is just recording may show only with the next. It costs one load.
     #[inline]
     pub fn may_hold_bad(&self, now: Tick) -> bool {
         match self {

@@ -98,7 +98,8 @@ impl TimeWindow {
         if now.as_nanos() >= until {
             until = self.advance(now);
         }
-        self.calls.fetch_add(1, Relaxed);
+        // Whoever sees this call sees what was bad of those before it on this thread.
+        self.calls.fetch_add(1, Release);
         if sample.failed || sample.slow {
             self.record_bad(until, sample);
         }
@@ -128,7 +129,7 @@ impl TimeWindow {
         if first > newest {
             return Some(WindowCounts::default());
         }
-        // What is bad is read first and added last: at worst a call is not counted as bad yet.
+        // What is bad is read first, added last, and cleared before the ends are written: at worst a call is not counted as bad yet, or no longer.
         let (mut failed, mut slow) = (0, 0);
         for number in first..=newest {
             let bucket = self.bucket(number);
@@ -192,7 +193,8 @@ impl TimeWindow {
         let places = self.buckets.len() as u64;
         let entered = (before + 1).max((number + 1).saturating_sub(places))..=number;
         entered.clone().for_each(|entered| self.bucket(entered).clear());
-        // Calls that came meanwhile belong to the bucket before, as what was bad of them does; if its place was entered anew, that is taken out of it again.
+        // Calls that came meanwhile belong to the bucket before, as what was bad of them does. If its place was entered anew, that is taken out of it again: only who is
+        // between a call and its badness may leave one bad call without the call there.
         let calls = self.calls.load(Acquire);
         if number - before >= places {
             self.bucket(before).clear();
@@ -415,6 +417,25 @@ mod loom_tests {
                 let counts = window.counts(at(now));
                 assert_ne!((counts.total, counts.failed), (1, 1), "the good call counts as bad");
             }
+        });
+    }
+
+    #[test]
+    fn loom_of_calls_that_come_while_an_idle_window_moves_on_at_most_one_a_thread_outlasts_itself() {
+        loom::model(|| {
+            let origin = Tick::of(std::time::Instant::now());
+            // The place of the first bucket becomes one in the window.
+            let now = origin + Duration::from_millis(4);
+            let window = Arc::new(TimeWindow::new(Duration::from_millis(2), 2, origin));
+            let other = {
+                let window = window.clone();
+                thread::spawn(move || (0..2).for_each(|_| window.record(now, BAD)))
+            };
+            window.record(now, GOOD);
+            other.join().unwrap();
+            (0..2).for_each(|_| window.record(now, GOOD));
+            let counts = window.counts(now);
+            assert!(counts.total - counts.failed >= 2, "of two or three good ones: {counts:?}");
         });
     }
 
